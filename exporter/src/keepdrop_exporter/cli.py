@@ -1,0 +1,119 @@
+"""The verbs this package adds to the command ``keepdrop``; TensorFlow is imported only once one of them runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+if TYPE_CHECKING:
+    from keepdrop.artifact import Verification
+
+_STAGES = {
+    "load": "reading the Keras model",
+    "plan": "finding what is random in it",
+    "trace": "tracing it with the seed as an input",
+    "convert": "converting to ONNX",
+    "verify": "comparing samples with Keras",
+}
+
+_verification = [
+    click.option("--rows", default=4, show_default=True, help="Examples to compare with Keras."),
+    click.option("--samples", default=16, show_default=True, help="Samples of each to compare."),
+    click.option("--seed", default=0, show_default=True, help="Seed of the compared samples."),
+    click.option(
+        "--data",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Real inputs to compare on (.npy, or .npz by input name); random ones by default.",
+    ),
+    click.option("--atol", default=1e-5, show_default=True, help="Absolute tolerance."),
+    click.option("--rtol", default=1e-4, show_default=True, help="Relative tolerance."),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object."),
+]
+
+
+def _with_verification(command: Any) -> Any:
+    for option in reversed(_verification):
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog="Example: keepdrop export forecaster.keras -o forecaster.onnx",
+    short_help="Turn a Keras model into an ONNX file that samples.",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The ONNX file; by default beside the model.")
+@click.option("--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for.")
+@_with_verification
+def export(model: Path, output: Path | None, default_samples: int, as_json: bool, data: Path | None, **options: Any) -> None:
+    """Turn MODEL (.keras or .h5) into an ONNX file whose dropout stays on and whose seed is an input.
+
+    The samples of the file are compared with those stock Keras computes, before it gets its name.
+    """
+    api = _exporter()
+    began = time.perf_counter()
+
+    def progress(stage: str) -> None:
+        click.echo(f"[{time.perf_counter() - began:5.1f} s] {stage}: {_STAGES[stage]}", err=True)
+
+    report = api.export(
+        model, output or model.with_suffix(".onnx"), default_samples=default_samples, data=_read(data), progress=progress, **options
+    )
+    if as_json:
+        click.echo(json.dumps({"path": str(report.path), "size": report.size, **dataclasses.asdict(report.metadata), "notes": report.notes}))
+        return
+    layers = dict.fromkeys(draw.layer for draw in report.metadata.draws)
+    click.echo(f"{report.path}: {report.size / 1024:.0f} KiB, {report.metadata.draws_per_row} draws a row in {', '.join(layers)}")
+    _print_verification(report.verified)
+    for note in report.notes:
+        click.echo(f"note: {note}")
+
+
+@click.command(
+    epilog="Example: keepdrop verify forecaster.keras forecaster.onnx --samples 50",
+    short_help="Compare an ONNX file's samples with Keras'.",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("artifact", type=click.Path(path_type=Path))
+@_with_verification
+def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, **options: Any) -> None:
+    """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from."""
+    report = _exporter().verify(model, artifact, data=_read(data), **options)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+    else:
+        _print_verification(report)
+
+
+def _exporter() -> Any:
+    # TensorFlow reads this when it is first imported; its notes on CPU features bury ours.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keepdrop_exporter
+
+    return keepdrop_exporter
+
+
+def _read(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        content = np.load(path, allow_pickle=False)
+        return content if isinstance(content, np.ndarray) else dict(content)
+    except (ValueError, OSError) as error:
+        raise click.UsageError(f"{path}: not an .npy or .npz file of plain arrays ({error})") from error
+
+
+def _print_verification(report: Verification) -> None:
+    click.echo(
+        f"verified: {report.samples} samples of {report.rows} rows ({report.data} inputs, seed {report.seed}) equal Keras' "
+        f"within {report.atol:g} + {report.rtol:g} * |sample|"
+    )
+    for check in report.outputs:
+        click.echo(f"  {check.name}: largest difference {check.max_abs:.2g}, relative {check.max_rel:.2g}")

@@ -1,0 +1,113 @@
+"""The way through the house: Keras file -> plan -> traced function -> ONNX -> verified artifact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+from keepdrop import __version__
+from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Metadata, Verification
+from numpy.typing import NDArray
+
+from . import convert
+from .errors import ExportError
+from .load import load_model, source_sha256
+from .plan import Plan, make_plan
+from .trace import trace
+from .verify import ATOL, RTOL, verify_plan
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an export made: the file, its size in bytes, its metadata, and lines its user should read."""
+
+    path: Path
+    size: int
+    metadata: Metadata
+    notes: tuple[str, ...]
+
+    @property
+    def verified(self) -> Verification:
+        """What was compared with Keras, and how far apart the samples were."""
+        assert self.metadata.verified is not None
+        return self.metadata.verified
+
+
+def export(
+    model: keras.Model | str | Path,
+    path: str | Path,
+    *,
+    default_samples: int = DEFAULT_SAMPLES,
+    rows: int = 4,
+    samples: int = 16,
+    seed: int = 0,
+    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Report:
+    """Export a Keras model with its dropout active to an ONNX file whose seed is an input, verified against Keras.
+
+    The file gets its name only once its samples are found equal to Keras'; a failed export leaves what was there.
+
+    Parameters
+    ----------
+    model
+        A Keras model, or a ``.keras`` or ``.h5`` file.
+    path
+        The ONNX file to write.
+    default_samples
+        How many samples the graph draws where ``num_samples`` is not given.
+    rows, samples, seed, data, atol, rtol
+        How the artifact is verified; see ``verify``.
+    progress
+        Told each stage's name as it begins.
+
+    Raises
+    ------
+    LoadError, Refusal, ConvertError, VerifyError
+        The stage that failed, each with what to do.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ExportError(f"{target}: there is no folder {target.parent}; make it first")
+    if target.suffix != ".onnx":
+        raise ExportError(f"{target}: the artifact is an ONNX file; let its name end in .onnx")
+    if default_samples < 1:
+        raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
+    progress("load")
+    sha256 = source_sha256(model) if isinstance(model, (str, Path)) and Path(model).is_file() else None
+    keras_model = load_model(model) if isinstance(model, (str, Path)) else model
+    progress("plan")
+    plan = make_plan(keras_model)
+    progress("trace")
+    function = trace(plan)
+    progress("convert")
+    proto = convert.to_onnx(function, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
+    metadata = _metadata(plan, default_samples, sha256)
+    with convert.temporary_beside(target) as partial:
+        partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+        progress("verify")
+        verified = verify_plan(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+        metadata = replace(metadata, verified=verified)
+        partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+        os.replace(partial, target)
+    return Report(target, target.stat().st_size, metadata, plan.notes)
+
+
+def _metadata(plan: Plan, default_samples: int, sha256: str | None) -> Metadata:
+    return Metadata(
+        keepdrop_version=__version__,
+        keras_version=keras.__version__,
+        inputs=plan.inputs,
+        outputs=plan.outputs,
+        draws=plan.draws,
+        draws_per_row=plan.draws_per_row,
+        default_samples=default_samples,
+        source_sha256=sha256,
+        verified=None,
+    )

@@ -1,0 +1,140 @@
+"""The one place that reaches into Keras: its random functions, its layers' generators, their frozen state.
+
+``intercept`` puts a ``RandomFunctions`` in place of the functions every Keras layer draws through
+(``keras.src.backend.random``, Keras 3), so that a recording or a replay sees each draw with its generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+from keras.src.backend import random as _backend_random
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+
+_UNSUPPORTED = ("randint", "categorical", "truncated_normal", "shuffle", "gamma", "binomial", "beta")
+
+
+class RandomFunctions(Protocol):
+    """What stands in for Keras' random functions; arguments as in ``keras.random``."""
+
+    def dropout(self, inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
+        """Stand in for ``keras.random.dropout``."""
+
+    def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+        """Stand in for ``keras.random.uniform``."""
+
+    def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+        """Stand in for ``keras.random.normal``."""
+
+    def unsupported(self, kind: str) -> None:
+        """Be told of a call to another function of ``keras.random``."""
+
+
+@contextlib.contextmanager
+def intercept(functions: RandomFunctions) -> Iterator[None]:
+    """Send every draw of Keras' layers to ``functions`` while the context is open."""
+    replaced = {name: getattr(_backend_random, name) for name in ("dropout", "uniform", "normal", *_UNSUPPORTED)}
+
+    def refuse(kind: str) -> Any:
+        return lambda *args, **kwargs: functions.unsupported(kind)
+
+    try:
+        for name in ("dropout", "uniform", "normal"):
+            setattr(_backend_random, name, getattr(functions, name))
+        for name in _UNSUPPORTED:
+            setattr(_backend_random, name, refuse(name))
+        yield
+    finally:
+        for name, function in replaced.items():
+            setattr(_backend_random, name, function)
+
+
+@contextlib.contextmanager
+def sampling_state(model: keras.Model) -> Iterator[None]:
+    """Freeze BatchNormalization, and leave the model as it was found: flags, variables and cached masks."""
+    norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
+    trainable = [layer.trainable for layer in norms]
+    kept = [(variable, variable.numpy()) for variable in non_trainable_state(model)]
+    try:
+        for layer in norms:
+            layer.trainable = False
+        yield
+    finally:
+        for layer, flag in zip(norms, trainable, strict=True):
+            layer.trainable = flag
+        for variable, value in kept:
+            variable.assign(value)
+        for layer in all_layers(model):
+            if isinstance(layer, DropoutRNNCell):
+                # A trace that fails midway leaves its symbolic masks in the cell's cache.
+                layer.reset_dropout_mask()
+                layer.reset_recurrent_dropout_mask()
+
+
+def non_trainable_state(model: keras.Model) -> list[keras.Variable]:
+    """The variables a forward pass may change: moving statistics, RNN states, the generators' states."""
+    return [*model.non_trainable_variables, *(g.state for g in generators(model))]
+
+
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """Every layer of the model, nested ones, wrapped ones and RNN cells included."""
+    return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
+    """Every seed generator that the layer or a layer inside it owns."""
+    found = {id(g): g for inner in layer._flatten_layers(include_self=True, recursive=True) for g in inner._seed_generators}
+    return list(found.values())
+
+
+def layer_paths(model: keras.Model) -> dict[int, str]:
+    """A readable path for each layer by its ``id``: names from below the model, joined by slashes."""
+    paths: dict[int, str] = {}
+
+    def walk(layer: keras.Layer, path: str) -> None:
+        if id(layer) in paths:
+            return
+        paths[id(layer)] = path
+        for inner in layer._layers:
+            # An RNN's cell is part of the layer its user named.
+            hidden = isinstance(layer, keras.layers.RNN) and inner is layer.cell and isinstance(inner, DropoutRNNCell)
+            walk(inner, path if hidden else f"{path}/{inner.name}".lstrip("/"))
+
+    walk(model, "")
+    paths[id(model)] = model.name
+    return paths
+
+
+def drawing_layer() -> tuple[keras.Layer | None, str]:
+    """The innermost layer whose code is running, and the argument of it that asks for numbers."""
+    frame: Any = sys._getframe(1)
+    layer, names = None, set()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.Layer):
+            if layer is not None and owner is not layer:
+                break
+            layer = owner
+            names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    if "get_recurrent_dropout_mask" in names:
+        return layer, "recurrent_dropout"
+    return layer, next((name for name in ("rate", "dropout", "stddev") if hasattr(layer, name)), "call")
+
+
+def vocabulary_sizes(model: keras.Model) -> dict[int, int]:
+    """For each input of the model that an Embedding may read, by its position: how many ids are valid."""
+    embeddings = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
+    if not embeddings:
+        return {}
+    sizes: dict[int, int] = {}
+    for i, x in enumerate(model.inputs):
+        readers = [e for e in embeddings if any(x is y for node in e._inbound_nodes for y in node.input_tensors)]
+        if readers or "int" in x.dtype:
+            sizes[i] = min(e.input_dim for e in readers or embeddings)
+    return sizes

@@ -1,0 +1,204 @@
+"""Stage 5, verify: the artifact's samples, drawn by keepdrop itself, against stock Keras by the contract's rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keepdrop
+import keras
+import numpy as np
+from keepdrop.artifact import OutputCheck, Tensor, Verification
+from numpy.typing import NDArray
+
+from . import keras_hooks
+from .errors import VerifyError
+from .load import load_model
+from .plan import LENGTHS, Plan, call_model, make_plan
+
+Arrays = dict[str, NDArray[np.generic]]
+Samples = dict[str, NDArray[np.float32]]
+
+ATOL = 1e-5
+"""Absolute tolerance: some tens of float32 roundings of numbers near 1, in another order of summation."""
+RTOL = 1e-4
+"""Relative tolerance: the same for outputs of any scale, after a recurrence of some hundred steps."""
+
+# Rows have ids of their own, and one beyond 32 bits.
+_FAR_ROW = 2**33 + 5
+
+
+def verify(
+    model: keras.Model | str | Path,
+    artifact: str | Path,
+    *,
+    rows: int = 4,
+    samples: int = 16,
+    seed: int = 0,
+    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+) -> Verification:
+    """Draw samples from an artifact and compare them with those stock Keras computes.
+
+    Parameters
+    ----------
+    model
+        The Keras model the artifact was made from, or its file.
+    artifact
+        The ONNX file.
+    rows, samples
+        How many examples, and how many samples of each, are compared.
+    seed
+        The seed of the samples (and of the random inputs).
+    data
+        Inputs to use, [n, ...] (a dict by input name where there are several); the first ``rows`` of them are
+        taken. By default standard normal numbers, valid ids where an Embedding reads them, at two lengths
+        where the length is dynamic.
+    atol, rtol
+        A sample a may differ from Keras' sample r by ``atol + rtol * |r|``.
+
+    Raises
+    ------
+    VerifyError
+        Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
+        same seed others; or samples depend on how a call is cut into chunks.
+    """
+    keras_model = load_model(model) if isinstance(model, (str, Path)) else model
+    return verify_plan(make_plan(keras_model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+
+
+def verify_plan(
+    plan: Plan,
+    artifact: str | Path,
+    *,
+    rows: int,
+    samples: int,
+    seed: int,
+    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None,
+    atol: float,
+    rtol: float,
+) -> Verification:
+    """``verify`` for a model that is planned already."""
+    if rows < 1 or samples < 2:
+        raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
+    session = keepdrop.load(artifact, threads=1)
+    if session.metadata.draws != plan.draws:
+        raise VerifyError(f"{artifact}: it was made from another model than {plan.model.name!r}: their draws differ")
+    batches = [_given(plan, data, rows)] if data is not None else _random_batches(plan, rows, seed)
+    worst: dict[str, OutputCheck] = {}
+    for x in batches:
+        count = len(next(iter(x.values())))
+        ids = np.arange(count, dtype=np.int64)
+        ids[-1] = _FAR_ROW
+        expected = reference(plan, x, ids, samples, seed)
+
+        def draw(x: Arrays = x, ids: NDArray[np.int64] = ids, *, seed: int = seed, samples: int = samples, first: int = 0) -> Samples:
+            try:
+                drawn = session.sample(x, samples=samples, seed=seed, rows=ids, first_sample=first)
+            except keepdrop.KeepdropError as error:
+                shapes = {name: a.shape for name, a in x.items()}
+                raise VerifyError(f"the artifact does not run on inputs of shape {shapes}: {error}") from error
+            return drawn if isinstance(drawn, dict) else {plan.outputs[0].name: drawn}
+
+        got = draw()
+        for name, check in _compare(got, expected, atol, rtol, "differs from Keras").items():
+            worst[name] = _worse(worst.get(name), check)
+        _behaves(draw, x, ids, got, samples, seed, atol, rtol)
+    return Verification(
+        rows=rows,
+        samples=samples,
+        seed=seed,
+        atol=atol,
+        rtol=rtol,
+        data="given" if data is not None else "random",
+        outputs=tuple(worst.values()),
+    )
+
+
+def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
+    """The samples as the contract defines them, by the untouched Keras model row after row: [T, B, ...] by output name."""
+    start = [min(d.offset for d in plan.draws if d.generator == i) for i in range(len(plan.generators))]
+    per_row = []
+    with keras_hooks.sampling_state(plan.model):
+        for b, row in enumerate(rows):
+            for generator, offset in zip(plan.generators, start, strict=True):
+                generator.state.assign([seed, _int64(int(row) * plan.draws_per_row + offset)])
+            inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
+            per_row.append([np.asarray(y) for y in call_model(plan.model, inputs)])
+    return {t.name: np.stack([row[i] for row in per_row], axis=1) for i, t in enumerate(plan.outputs)}
+
+
+def _int64(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
+
+
+def _behaves(
+    draw: Callable[..., Samples], x: Arrays, ids: NDArray[np.int64], got: Samples, samples: int, seed: int, atol: float, rtol: float
+) -> None:
+    if all(np.ptp(y, axis=0).max() == 0 for y in got.values()):
+        raise VerifyError(f"no output varies over {samples} samples: dropout is not active in the artifact")
+    again, other = draw(), draw(seed=seed + 1)
+    for name, y in got.items():
+        if not np.array_equal(again[name], y, equal_nan=True):
+            raise VerifyError(f"output {name!r}: the same seed ({seed}) gave other samples the second time")
+    if all(np.array_equal(other[name], y, equal_nan=True) for name, y in got.items()):
+        raise VerifyError(f"seeds {seed} and {seed + 1} give the same samples: the seed does not reach the graph")
+    cut = samples // 2
+    parts = draw(samples=cut), draw(samples=samples - cut, first=cut)
+    joined = {name: np.concatenate([part[name] for part in parts], axis=0) for name in got}
+    _compare(joined, got, atol, rtol, "changes when samples are drawn in chunks")
+    singles = [draw({name: a[b : b + 1] for name, a in x.items()}, ids[b : b + 1]) for b in range(len(ids))]
+    joined = {name: np.concatenate([single[name] for single in singles], axis=1) for name in got}
+    _compare(joined, got, atol, rtol, "changes when rows are drawn one by one")
+
+
+def _compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: str) -> dict[str, OutputCheck]:
+    checks = {}
+    for name, want in expected.items():
+        have = got[name]
+        if have.shape != want.shape:
+            raise VerifyError(f"output {name!r} {fault}: its shape is {have.shape} and should be {want.shape}")
+        same_nan = np.isnan(have) == np.isnan(want)
+        difference = np.where(np.isnan(want) | (have == want), 0.0, np.abs(have.astype(np.float64) - want))
+        excess = np.where(same_nan, difference - (atol + rtol * np.abs(np.nan_to_num(want))), np.inf)
+        checks[name] = OutputCheck(
+            name, float(difference.max()), float((difference / np.maximum(np.abs(np.nan_to_num(want)), atol / rtol)).max())
+        )
+        if excess.max() > 0:
+            sample, row = np.unravel_index(int(excess.argmax()), excess.shape)[:2]
+            raise VerifyError(
+                f"output {name!r} {fault}: by up to {checks[name].max_abs:.3g} (sample {sample}, row {row} of those compared); "
+                f"allowed are {atol:g} + {rtol:g} * |expected|"
+            )
+    return checks
+
+
+def _worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
+    return b if a is None else OutputCheck(b.name, max(a.max_abs, b.max_abs), max(a.max_rel, b.max_rel))
+
+
+def _given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]], rows: int) -> Arrays:
+    named = {plan.inputs[0].name: data} if isinstance(data, np.ndarray) else dict(data)
+    missing = [t.name for t in plan.inputs if t.name not in named]
+    if missing or (isinstance(data, np.ndarray) and len(plan.inputs) > 1):
+        raise VerifyError(f"the data lack input {(missing or [plan.inputs[1].name])[0]!r}; the model's inputs are {[t.name for t in plan.inputs]}")
+    return {t.name: np.asarray(named[t.name][:rows]).astype(t.dtype, copy=False) for t in plan.inputs}
+
+
+def _random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
+    rng = np.random.default_rng(seed)
+    dynamic = any(n is None for t in plan.inputs for n in t.shape[1:])
+    limits = keras_hooks.vocabulary_sizes(plan.model)
+    return [
+        {t.name: _random_input(t, (rows, *(length if n is None else n for n in t.shape[1:])), limits.get(i), rng) for i, t in enumerate(plan.inputs)}
+        for length in (LENGTHS if dynamic else LENGTHS[:1])
+    ]
+
+
+def _random_input(tensor: Tensor, shape: Sequence[int], limit: int | None, rng: np.random.Generator) -> NDArray[np.generic]:
+    if tensor.dtype == "bool":
+        return rng.random(shape) < 0.5
+    if limit is not None or "int" in tensor.dtype:
+        return rng.integers(0, limit or 2, shape).astype(tensor.dtype)
+    return rng.standard_normal(shape).astype(tensor.dtype)
