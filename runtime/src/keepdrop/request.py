@@ -1,0 +1,167 @@
+"""Request: one call, checked against the artifact before anything runs.
+
+Every mistake of the caller is found here; what comes after may rely on names, dtypes, shapes and lengths.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .artifact import Metadata, Tensor
+from .errors import InputError
+
+INT64 = np.iinfo(np.int64)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the graph is asked for: samples first_sample ... first_sample + samples - 1 of these rows."""
+
+    inputs: dict[str, NDArray[Any]]  # each [batch, ...]
+    rows: NDArray[np.int64]  # [batch]
+    seed: int
+    first_sample: int
+    samples: int
+
+    @property
+    def batch(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    def cut(self, rows: slice, samples: slice) -> Request:
+        """The same request for some of its rows and samples (slices of 0 ... batch and 0 ... samples)."""
+        return Request(
+            inputs={name: array[rows] for name, array in self.inputs.items()},
+            rows=self.rows[rows],
+            seed=self.seed,
+            first_sample=self.first_sample + samples.start,
+            samples=samples.stop - samples.start,
+        )
+
+    def row_blocks(self, sample_rows: int) -> Iterator[Request]:
+        """Cut into blocks of whole rows, each of at most `sample_rows` samples x rows (but at least one row)."""
+        step = max(1, sample_rows // self.samples)
+        for start in range(0, self.batch, step):
+            yield self.cut(slice(start, min(start + step, self.batch)), slice(0, self.samples))
+
+
+def check(
+    metadata: Metadata, x: Any, *, samples: Optional[int], seed: int, rows: Optional[ArrayLike], first_sample: int
+) -> Request:
+    """The request for these arguments.
+
+    Raises
+    ------
+    InputError
+        An argument does not fit the artifact; the text says what was given, what was expected and what to do.
+    """
+    arrays = _by_name(metadata.inputs, x)
+    inputs = {tensor.name: _fitted(tensor, arrays[tensor.name]) for tensor in metadata.inputs}
+    samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
+    return Request(
+        inputs=inputs,
+        rows=_row_ids(rows, _batch(inputs)),
+        seed=integer("seed", seed),
+        first_sample=integer("first_sample", first_sample, least=0, most=int(INT64.max) - samples + 1),
+        samples=samples,
+    )
+
+
+def integer(name: str, value: Any, least: int = int(INT64.min), most: int = int(INT64.max)) -> int:
+    """`value` as an int from `least` to `most`, otherwise InputError that calls it `name`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name} is {value!r}; expected an integer") from None
+    if number < least:
+        bound = "the least int64" if least == INT64.min else str(least)
+        raise InputError(f"{name} is {number}; give {bound} or more")
+    if number > most:
+        raise InputError(f"{name} is {number}; give {most} or less (it has to fit int64)")
+    return number
+
+
+def _by_name(tensors: tuple[Tensor, ...], x: Any) -> Mapping[str, Any]:
+    names = [tensor.name for tensor in tensors]
+    if not isinstance(x, Mapping):
+        if len(names) == 1:
+            return {names[0]: x}
+        raise InputError(f"the model has {len(names)} inputs and one array was given; give a dict with keys {names}")
+    unknown = [name for name in x if name not in names]
+    if unknown:
+        raise InputError(f"the model has no input {unknown}; its inputs are {names}")
+    missing = [name for name in names if name not in x]
+    if missing:
+        raise InputError(f"no array was given for input {missing}; the inputs are {names}")
+    return x
+
+
+def _fitted(tensor: Tensor, value: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # a ragged list
+        raise InputError(
+            f"input {tensor.name!r} is not an array ({error}); give one array of {_form(tensor)}"
+        ) from error
+    _check_shape(tensor, array)
+    return np.ascontiguousarray(_cast(tensor, array))
+
+
+def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
+    fits = array.ndim == len(tensor.shape) and all(
+        want is None or want == have for want, have in zip(tensor.shape, array.shape)
+    )
+    if fits:
+        return
+    cure = "reshape it"
+    if array.ndim == len(tensor.shape) - 1:
+        cure = "one example needs a batch axis too: x[np.newaxis]"
+    raise InputError(f"input {tensor.name!r} has shape {list(array.shape)}; expected {_form(tensor)}; {cure}")
+
+
+def _cast(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
+    want = np.dtype(tensor.dtype)
+    if array.dtype == want:
+        return array
+    if array.dtype.kind in "biuf":
+        with np.errstate(invalid="ignore"):  # NaN to an integer: the comparison below refuses it
+            cast = array.astype(want)
+        if want.kind == "f" or np.array_equal(cast, array):
+            return cast
+    cure = "give whole numbers in its range" if want.kind in "iu" else f"convert it to {want}"
+    raise InputError(f"input {tensor.name!r} holds {array.dtype} that does not go into {want} unchanged; {cure}")
+
+
+def _form(tensor: Tensor) -> str:
+    tail = ["any" if size is None else str(size) for size in tensor.shape[1:]]
+    return f"{tensor.dtype} [{', '.join(['batch', *tail])}]"
+
+
+def _batch(inputs: Mapping[str, NDArray[Any]]) -> int:
+    lengths = {name: len(array) for name, array in inputs.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"the inputs have different numbers of rows, {lengths}; give each the same")
+    batch = next(iter(lengths.values()))
+    if batch == 0:
+        raise InputError("the batch is empty; give at least one row")
+    return batch
+
+
+def _row_ids(rows: Optional[ArrayLike], batch: int) -> NDArray[np.int64]:
+    if rows is None:
+        return np.arange(batch, dtype=np.int64)
+    try:
+        ids = np.asarray(rows)
+    except ValueError as error:
+        raise InputError(f"rows is not an array ({error}); give {batch} integers, one a row") from error
+    if ids.shape != (batch,):
+        raise InputError(f"rows has shape {list(ids.shape)}; expected [{batch}], one integer a row of the input")
+    if ids.dtype.kind not in "iu" or ids.dtype == np.uint64 and ids.max() > INT64.max:
+        raise InputError(f"rows holds {ids.dtype}; expected integers that fit int64")
+    return ids.astype(np.int64)

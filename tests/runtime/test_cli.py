@@ -1,0 +1,229 @@
+import importlib.metadata
+import json
+import sys
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import keepdrop
+from keepdrop import cli
+
+
+def call(*arguments, code: int = 0):
+    result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+@pytest.fixture
+def data(tmp_path, x):
+    np.save(tmp_path / "x.npy", x)
+    return tmp_path / "x.npy"
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out.npz"
+
+
+def refused(*arguments) -> str:
+    result = call(*arguments, code=1)
+    assert result.stdout == ""
+    assert result.stderr.startswith("keepdrop: ")
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_predict_writes_what_the_model_predicts(one, data, out, x) -> None:
+    result = call("predict", one, data, "-o", out, "--samples", 20, "--seed", 7, "--interval", 0.9, "--interval", 0.5)
+    expected = keepdrop.load(one).predict(x, samples=20, seed=7)
+    with np.load(out) as written:
+        assert sorted(written) == ["high_0.5", "high_0.9", "low_0.5", "low_0.9", "mean", "std"]
+        np.testing.assert_array_equal(written["mean"], expected.mean)
+        np.testing.assert_array_equal(written["std"], expected.std)
+        np.testing.assert_array_equal([written["low_0.9"], written["high_0.9"]], expected.interval(0.9))
+    assert "7 rows x 20 samples, seed 7" in result.stdout
+    assert f"wrote {out}" in result.stdout
+    assert result.stderr == ""
+
+
+def test_first_row_numbers_the_rows(one, data, out, x) -> None:
+    call("predict", one, data, "-o", out, "--first-row", 40)
+    with np.load(out) as written:
+        np.testing.assert_array_equal(written["mean"], keepdrop.load(one).predict(x, rows=np.arange(40, 47)).mean)
+        assert not np.array_equal(written["mean"], keepdrop.load(one).predict(x).mean)
+
+
+def test_keep_samples(one, data, out, closed, x) -> None:
+    call("predict", one, data, "-o", out, "--keep-samples", "--interval", 0.9, "--threads", 2)
+    with np.load(out) as written:
+        np.testing.assert_array_equal(written["samples"], closed(x, 5))
+        assert "low_0.9" in written
+
+
+def test_several_outputs_are_written_by_name(two, tmp_path, out, x) -> None:
+    np.savez(tmp_path / "in.npz", x=x, ids=np.ones((7, 4), np.int32))
+    call("predict", two, tmp_path / "in.npz", "-o", out, "--interval", 0.9)
+    with np.load(out) as written:
+        assert sorted(written) == [f"{o}/{k}" for o in "ny" for k in ("high_0.9", "low_0.9", "mean", "std")]
+
+
+def test_json_is_one_object(one, data, out) -> None:
+    report = json.loads(call("predict", one, data, "-o", out, "--json", "--interval", 0.9).stdout)
+    assert (report["rows"], report["samples"], report["seed"], report["output"]) == (7, 5, 0, str(out))
+    assert set(report["outputs"]["y"]) == {"mean", "std", "low_0.9", "high_0.9"}
+    lone = json.loads(call("predict", one, data, "-o", out, "--json", "--samples", 1).stdout)
+    assert lone["outputs"]["y"]["std"] is None  # NaN is not JSON
+
+
+def test_inspect_tells_what_is_random_and_what_was_verified(one, metadata) -> None:
+    text = call("inspect", one).stdout
+    for part in (
+        "x  float32 [batch, 3]",
+        "y  float32 [samples, batch, 3]",
+        "keepdrop 0.1.0, Keras 3.15.1, contract 1",
+        metadata.source_sha256,
+        "4 rows x 16 samples, seed 0, random inputs; tolerance 1e-05 + 0.0001 relative",
+        "y: differs by 1.5e-07 at most, 3e-07 relative",
+    ):
+        assert part in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["layer", "argument", "kind", "rate", "shape", "draws"] in lines
+    assert ["lstm/cell", "dropout", "dropout", "0.25", "[3]", "2"] in lines
+    assert ["noise", "call", "normal", "[any,", "2]", "1"] in lines
+
+
+def test_inspect_json_is_the_metadata(one, metadata) -> None:
+    fields = json.loads(call("inspect", one, "--json").stdout)
+    assert fields.pop("file") == str(one)
+    assert fields == json.loads(metadata.to_json())
+
+
+def test_refusals_are_one_message_and_exit_code_1(one, two, data, out, tmp_path) -> None:
+    assert "does not exist" in refused("inspect", tmp_path / "none.onnx")
+    assert "does not open as an ONNX file" in refused("inspect", data)
+    assert "cannot read" in refused("predict", one, tmp_path / "none.npy", "-o", out)
+    assert "the model has 2 inputs" in refused("predict", two, data, "-o", out)
+    assert "samples is 0" in refused("predict", one, data, "-o", out, "--samples", 0)
+    assert "threads is 0" in refused("predict", one, data, "-o", out, "--threads", 0)
+    assert f"seed is {2**64}" in refused("predict", one, data, "-o", out, "--seed", 2**64)
+    assert "--first-row is" in refused("predict", one, data, "-o", out, "--first-row", 2**63 - 3)
+    assert "is a directory" in refused("predict", one, data, "-o", tmp_path)
+    assert "make it first" in refused("predict", one, data, "-o", tmp_path / "none" / "out.npz")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 torn"])
+def test_data_that_is_no_array_is_refused(one, out, tmp_path, content: bytes) -> None:
+    (tmp_path / "bad.npy").write_bytes(content)
+    assert "give a .npy file of numbers" in refused("predict", one, tmp_path / "bad.npy", "-o", out)
+
+
+@pytest.mark.parametrize("name", ["pickled.npy", "pickled.npz"])
+def test_pickles_are_not_opened(one, out, tmp_path, name: str) -> None:
+    objects = np.array([{"a": 1}], object)
+    if name.endswith("npy"):
+        np.save(tmp_path / name, objects)
+    else:
+        np.savez(tmp_path / name, x=objects)
+    assert "give a .npy file of numbers" in refused("predict", one, tmp_path / name, "-o", out)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (3,)])
+def test_data_of_another_shape_is_refused(one, out, tmp_path, shape) -> None:
+    np.save(tmp_path / "odd.npy", np.zeros(shape, np.float32))
+    refused("predict", one, tmp_path / "odd.npy", "-o", out)
+
+
+def test_usage_is_exit_code_2(one, data, out) -> None:
+    for arguments in (["nonsense"], ["predict", one, data], ["predict", one, data, "-o", out, "--interval", "1.5"]):
+        assert "Usage:" in call(*arguments, code=2).stderr
+
+
+def test_a_failed_write_leaves_the_older_file(one, data, out, tmp_path, monkeypatch) -> None:
+    def torn(file, **arrays) -> None:
+        file.write(b"half")
+        raise OSError("disk full")
+
+    out.write_bytes(b"older")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(np, "savez", torn)
+    assert "disk full" in refused("predict", one, data, "-o", out)
+    assert out.read_bytes() == b"older"
+    assert sorted(tmp_path.iterdir()) == before
+    monkeypatch.undo()
+    call("predict", one, data, "-o", out)
+    assert out.read_bytes() != b"older"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_version() -> None:
+    assert call("--version").stdout == f"keepdrop, version {keepdrop.__version__}\n"
+
+
+@pytest.mark.parametrize("command", [[], ["inspect"], ["predict"]])
+def test_help_ends_in_an_example(command) -> None:
+    text = call(*command, "--help").stdout
+    assert "Example:\n    keepdrop " in text
+
+
+def no_exporter(monkeypatch, found=()) -> None:
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **query: found)
+
+
+@pytest.mark.parametrize("arguments", [["export"], ["export", "a.keras", "-o", "b"], ["verify", "--help"]])
+def test_without_the_exporter_its_verbs_say_what_to_install(monkeypatch, arguments) -> None:
+    no_exporter(monkeypatch)
+    assert "pip install keepdrop-exporter" in refused(*arguments)
+
+
+def test_the_exporters_verbs_are_loaded_only_when_called(monkeypatch) -> None:
+    loads = []
+
+    @click.command()
+    @click.argument("file")
+    def export(file: str) -> None:
+        """The real help."""
+        if file == "bad":
+            raise keepdrop.KeepdropError("no good")
+        click.echo(f"exported {file}")
+
+    class Point:
+        def load(self):
+            loads.append(self)
+            return export
+
+    no_exporter(monkeypatch, [Point()])
+    text = call("--help").stdout
+    assert "export" in text
+    assert "verify" in text
+    assert loads == []
+    assert call("export", "a.keras").stdout == "exported a.keras\n"
+    assert len(loads) == 1
+    assert "The real help." in call("export", "--help").stdout
+    assert refused("export", "bad") == "keepdrop: no good\n"
+    call("export", code=2)
+
+
+def test_an_exporter_that_does_not_import_is_told(monkeypatch) -> None:
+    class Point:
+        def load(self):
+            raise ImportError("no tensorflow here")
+
+    no_exporter(monkeypatch, [Point()])
+    assert "does not import (no tensorflow here)" in refused("export", "a.keras")
+
+
+def test_progress_goes_to_a_terminal_alone(monkeypatch, capsys) -> None:
+    assert cli._progress(10) is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(cli, "QUIET_SECONDS", -1.0)
+    show = cli._progress(10)
+    show(5)
+    show(5)
+    captured = capsys.readouterr()
+    assert captured.err == "\r 50 %\r100 %\n"
+    assert captured.out == ""

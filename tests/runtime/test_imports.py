@@ -1,0 +1,50 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keepdrop
+
+PYPROJECT = Path(__file__).parents[2] / "runtime" / "pyproject.toml"
+
+# Loads the heavy dependencies first: what they pull in is theirs, what comes on top is ours.
+PROBE = """
+import json, sys
+import numpy, numpy.typing, onnxruntime
+before = set(sys.modules)
+{statement}
+roots = {{name.partition(".")[0] for name in set(sys.modules) - before}}
+print(json.dumps(sorted(root for root in roots - set(sys.stdlib_module_names) if not root.startswith("_"))))
+"""
+
+
+def pulled_in(statement: str) -> list[str]:
+    probe = PROBE.format(statement=statement)
+    return json.loads(subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True, text=True).stdout)
+
+
+def test_importing_pulls_in_only_numpy_onnxruntime_and_the_standard_library() -> None:
+    assert pulled_in("import keepdrop") == ["keepdrop"]
+
+
+def test_the_probe_sees_what_else_is_imported() -> None:
+    assert pulled_in("import keepdrop.cli") == ["click", "keepdrop"]
+
+
+def test_public_names() -> None:
+    names = ["ArtifactError", "InputError", "KeepdropError", "Model", "Prediction", "__version__", "load"]
+    assert sorted(keepdrop.__all__) == names
+    assert all(hasattr(keepdrop, name) for name in names)
+
+
+def test_the_version_is_the_distributions() -> None:
+    assert re.search(r'^version = "(.*)"', PYPROJECT.read_text(), re.MULTILINE).group(1) == keepdrop.__version__
+
+
+def test_only_session_imports_onnxruntime_and_only_cli_imports_click() -> None:
+    sources = {path.name: path.read_text() for path in Path(keepdrop.__file__).parent.glob("*.py")}
+    assert [name for name, text in sources.items() if re.search(r"^\s*(import|from) onnxruntime", text, re.M)] == [
+        "session.py"
+    ]
+    assert [name for name, text in sources.items() if re.search(r"^\s*(import|from) click", text, re.M)] == ["cli.py"]
