@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import graphlib
 import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,7 +18,10 @@ import tf2onnx
 from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, ROWS, Metadata, Tensor
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from . import onnx_recurrence
 from .errors import ConvertError
+from .recurrence import Recurrence
+from .trace import Traced
 
 OPSET = 18
 # The newest that onnxruntime 1.16 reads with opset 18.
@@ -25,13 +29,13 @@ _IR_VERSION = 8
 _BATCH = "batch"
 
 
-def to_onnx(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]) -> onnx.ModelProto:
+def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]) -> onnx.ModelProto:
     """Convert a traced function to a checked ONNX model under the contract's names.
 
     Parameters
     ----------
-    function
-        The concrete function of ``trace.trace``; its inputs and outputs are named as the contract names them.
+    traced
+        The function of ``trace.trace``; its inputs and outputs are named as the contract names them.
     inputs, outputs
         The model's own tensors.
     defaults
@@ -42,22 +46,29 @@ def to_onnx(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ..
     ConvertError
         tf2onnx left something that is not a standard operator, or the result does not pass onnx' checker.
     """
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=False)
+    frozen = convert_variables_to_constants_v2(traced.function, lower_control_flow=False, aggressive_inlining=False)
+    graph = frozen.graph.as_graph_def(add_shapes=True)
     names_in = {x.name: x.name.removesuffix(":0") for x in frozen.inputs}
     # The structured outputs of a concrete function are sorted by name.
     names_out = dict(zip([y.name for y in frozen.outputs], sorted(t.name for t in outputs), strict=True))
+    calls = [_cut_out(graph, recurrence) for recurrence in traced.recurrences]
     with _quiet():
         try:
             model, _ = tf2onnx.convert.from_graph_def(
-                frozen.graph.as_graph_def(add_shapes=True),
+                graph,
                 name="keepdrop",
-                input_names=list(names_in),
-                output_names=list(names_out),
+                input_names=[*names_in, *(name for call in calls for name in call.results)],
+                output_names=[*names_out, *dict.fromkeys(name for call in calls for name in call.tensors)],
                 opset=OPSET,
                 tensors_to_rename={**names_in, **names_out},
             )
         except Exception as error:
             raise ConvertError(f"tf2onnx cannot convert the traced model ({type(error).__name__}: {error})") from error
+    for recurrence, call in zip(traced.recurrences, calls, strict=True):
+        nodes = onnx_recurrence.build(recurrence, call.tensors, call.results)
+        model.graph.node.extend(nodes.nodes)
+        model.graph.initializer.extend(nodes.constants)
+    _sort(model.graph)
     _refuse_operators(model)
     _declare(model, inputs, outputs, defaults)
     model.ir_version = _IR_VERSION
@@ -67,6 +78,52 @@ def to_onnx(function: Any, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ..
     except Exception as error:
         raise ConvertError(f"the converted model is not valid ONNX: {error}") from error
     return model
+
+
+class _Cut(NamedTuple):
+    """The tensors that go into a recurrence and that come out of it, by TensorFlow's names."""
+
+    tensors: list[str]
+    results: list[str]
+
+
+def _cut_out(graph: Any, recurrence: Recurrence) -> _Cut:
+    """Take a recurrence's call out of a frozen graph: its results become placeholders, what it needs stays."""
+    (node,) = [n for n in graph.node if n.op.endswith("PartitionedCall") and f"_{recurrence.name}" in n.attr["f"].func.name]
+    tensors = [name if ":" in name else f"{name}:0" for name in list(node.input)[: recurrence.tensor_count]]
+    results = []
+    renamed = {}
+    for i, shape in enumerate(recurrence.result_shapes):
+        placeholder = graph.node.add(name=f"{recurrence.name}result_{i}", op="Placeholder")
+        placeholder.attr["dtype"].type = tf.float32.as_datatype_enum
+        placeholder.attr["shape"].shape.CopyFrom(tf.TensorShape(shape).as_proto())
+        renamed[f"{node.name}:{i}"] = placeholder.name
+        if i == 0:
+            renamed[node.name] = placeholder.name
+        results.append(f"{placeholder.name}:0")
+    for other in graph.node:
+        # A frozen graph changes nothing, so the order that control inputs (^name) ask for is of no account.
+        other.input[:] = [renamed.get(name, name) for name in other.input if not name.startswith("^")]
+    graph.node.remove(node)
+    return _Cut(tensors, results)
+
+
+def _sort(graph: onnx.GraphProto) -> None:
+    """Order the nodes so that each comes after those it takes from."""
+    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    needs = {i: {made_by[name] for name in _read_by(node) if name in made_by} for i, node in enumerate(graph.node)}
+    ordered = [graph.node[i] for i in graphlib.TopologicalSorter(needs).static_order()]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                yield from _read_by(inner)
 
 
 def with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:

@@ -85,9 +85,9 @@ def export(
     progress("plan")
     plan = make_plan(keras_model)
     progress("trace")
-    function = trace(plan)
+    traced = trace(plan)
     progress("convert")
-    proto = convert.to_onnx(function, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
+    proto = convert.to_onnx(traced, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
     metadata = _metadata(plan, default_samples, sha256)
     with convert.temporary_beside(target) as partial:
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())

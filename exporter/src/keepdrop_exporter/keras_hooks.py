@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend import random as _backend_random
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
+from keras.src.models.functional import Functional
 
 _UNSUPPORTED = ("randint", "categorical", "truncated_normal", "shuffle", "gamma", "binomial", "beta")
 
@@ -138,3 +140,63 @@ def vocabulary_sizes(model: keras.Model) -> dict[int, int]:
         if readers or "int" in x.dtype:
             sizes[i] = min(e.input_dim for e in readers or embeddings)
     return sizes
+
+
+def layer_graph(layer: Any) -> Any:
+    """The functional graph of a model or of a Sequential; None where its class does anything else in ``call``."""
+    if type(layer) is keras.Sequential:
+        layer = layer._functional
+    return layer if type(layer).call is Functional.call else None
+
+
+def standard_inputs(graph: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The flat inputs of a functional graph as its own ``call`` would take them (dtype, rank)."""
+    converted: list[tf.Tensor] = graph._standardize_inputs(keras.tree.pack_sequence_as(graph._inputs_struct, inputs))
+    return converted
+
+
+def run_graph(graph: Any, inputs: list[tf.Tensor], apply: Callable[..., Any]) -> Any:
+    """Run a functional graph as ``graph(inputs, training=True)`` does, but each operation through ``apply``.
+
+    ``apply`` is called with the operation and the arguments of its call.
+    """
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(operation, "_call_has_training_arg", False):
+            kwargs["training"] = True
+        return apply(operation, *args, **kwargs)
+
+    return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
+
+
+def get_mask(x: tf.Tensor) -> tf.Tensor | None:
+    """The time steps that Keras passes along with a tensor, bool [batch, time]."""
+    return get_keras_mask(x)
+
+
+def set_mask(x: tf.Tensor, mask: tf.Tensor) -> None:
+    """Let Keras pass a mask along with a tensor."""
+    set_keras_mask(x, mask)
+
+
+@contextlib.contextmanager
+def replaced_loops(inner_loop: Callable[..., Any], time_distributed: Callable[..., Any]) -> Iterator[None]:
+    """Run recurrent layers' time loops and ``TimeDistributed`` through other functions while the context is open.
+
+    Each is called with the original function first, then as the original is.
+    """
+    owners = [(keras.layers.RNN, "inner_loop"), (keras.layers.LSTM, "inner_loop"), (keras.layers.GRU, "inner_loop")]
+    originals = [(cls, name, cls.__dict__[name]) for cls, name in owners]
+    originals.append((keras.layers.TimeDistributed, "call", keras.layers.TimeDistributed.call))
+    replacements = [inner_loop] * len(owners) + [time_distributed]
+
+    def through(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: replacement(original, *args, **kwargs)
+
+    try:
+        for (cls, name, original), replacement in zip(originals, replacements, strict=True):
+            setattr(cls, name, through(replacement, original))
+        yield
+    finally:
+        for cls, name, original in originals:
+            setattr(cls, name, original)

@@ -5,7 +5,7 @@ It is the single source of every format. Nothing outside this module and those i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,32 +13,63 @@ import tensorflow as tf
 from keepdrop.artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Draw
 
 from . import keras_hooks
+from .frontier import Frontier
 from .numbers import Call, Numbers
 from .plan import Plan
+from .recurrence import Masks, Recurrence, Recurrences
+from .time_distributed import fold_time
 
 
-def trace(plan: Plan) -> Any:
+class Traced(NamedTuple):
+    """The traced function, and the time loops it holds in a form that the conversion knows.
+
+    ``function`` takes a dict of tensors under the contract's names and gives a dict of the outputs
+    ``[num_samples, batch, ...]``.
+    """
+
+    function: Any
+    recurrences: tuple[Recurrence, ...]
+
+
+def trace(plan: Plan, *, lower: bool = True) -> Traced:
     """Trace a model as a function of its inputs, ``seed``, ``rows``, ``num_samples`` and ``first_sample``.
 
-    Returns
-    -------
-    tf.types.experimental.ConcreteFunction
-        Keyword arguments are named as the contract names them; the result is a dict of outputs
-        ``[num_samples, batch, ...]`` by name.
+    Parameters
+    ----------
+    plan
+        What is random in the model.
+    lower
+        Run what precedes the first draw once a row, and time loops in their fast form. Without it the model
+        is traced just as Keras runs it; the samples are the same.
     """
-    inputs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in plan.inputs}
-    controls = {name: tf.TensorSpec([], tf.int64, name=name) for name in (SEED, NUM_SAMPLES, FIRST_SAMPLE)}
-    controls[ROWS] = tf.TensorSpec([None], tf.int64, name=ROWS)
+    specs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in plan.inputs}
+    specs |= {name: tf.TensorSpec([], tf.int64, name=name) for name in (SEED, NUM_SAMPLES, FIRST_SAMPLE)}
+    specs[ROWS] = tf.TensorSpec([None], tf.int64, name=ROWS)
+    lowered: list[Recurrence] = []
 
     def sample(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         call = Call(*(tensors[name] for name in (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)))
+        inputs = [tensors[t.name] for t in plan.inputs]
         replay = _Replay(plan, Numbers(plan.draws, call), call)
         with keras_hooks.intercept(replay):
-            outputs = plan.call([call.repeat(tensors[t.name]) for t in plan.inputs])
+            if lower:
+                outputs = _lowered(plan, call, replay, inputs, lowered)
+            else:
+                outputs = plan.call([call.repeat(x) for x in inputs])
         return {t.name: tf.identity(_samples_first(y, call), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)}
 
     with keras_hooks.sampling_state(plan.model):
-        return tf.function(sample, autograph=False).get_concrete_function({**inputs, **controls})
+        function = tf.function(sample, autograph=False).get_concrete_function(specs)
+    return Traced(function, tuple(lowered))
+
+
+def _lowered(plan: Plan, call: Call, replay: _Replay, inputs: list[tf.Tensor], lowered: list[Recurrence]) -> list[tf.Tensor]:
+    frontier = Frontier(plan, call)
+    recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples)
+    with keras_hooks.replaced_loops(recurrences.inner_loop, fold_time):
+        outputs = frontier.run(inputs)
+    lowered[:] = recurrences.lowered
+    return outputs
 
 
 def _samples_first(y: tf.Tensor, call: Call) -> tf.Tensor:
@@ -55,6 +86,7 @@ class _Replay:
     def __init__(self, plan: Plan, numbers: Numbers, call: Call) -> None:
         self._numbers = numbers
         self._call = call
+        self._kept: dict[Any, tf.Tensor] = {}
         self._waiting = {id(g): [d for d in plan.draws if d.generator == i] for i, g in enumerate(plan.generators)}
 
     def dropout(self, inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
@@ -66,8 +98,14 @@ class _Replay:
         if noise_shape is not None:
             shape = tf.stack([shape[i] if n is None else tf.cast(n, tf.int64) for i, n in enumerate(noise_shape)])
         draw, count = self._next(seed, shape)
-        keep = tf.reshape(self._numbers.keep(draw, count), shape)
-        return tf.where(keep, inputs * np.float32(1 / (1 - rate)), np.float32(0))
+        keep = self._numbers.keep(draw, count)
+        dropped = tf.where(tf.reshape(keep, shape), inputs * np.float32(1 / (1 - rate)), np.float32(0))
+        self._kept[dropped.ref()] = keep
+        return dropped
+
+    def kept(self, dropped: tf.Tensor) -> tf.Tensor | None:
+        """The keep mask, bool [N, K], that a dropout's result was made with."""
+        return self._kept.get(dropped.ref())
 
     def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
         shape = _as_tensor(shape)

@@ -1,0 +1,258 @@
+"""Recurrences: which time loops are lowered, and what a lowered one is.
+
+A lowered time loop stands in the traced graph as one call of a function whose body is Keras' own loop, so that
+TensorFlow computes it as Keras does. The conversion to ONNX replaces that call by the operators of
+``onnx_recurrence``, which are written for speed; ``verify`` holds them against Keras.
+
+The function's inputs and outputs are time-major with two batch axes ``[P, Q]``: rows and samples, [B, T], where
+the sequence is the same for all samples of a row, and [N, 1] elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+PREFIX = "keepdrop_recurrence_"
+
+_CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+# Keras' activations that ONNX has an operator for, or a composition of few.
+_ACTIVATIONS = {
+    getattr(keras.activations, name): name
+    for name in ("tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu", "exponential", "silu")
+}
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """One lowered time loop.
+
+    Its tensors, in order: the sequence x [L, P, 1 or Q, F]; ``input_masks`` keep masks [P, Q, F] and
+    ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
+    bool [L, P, 1 or Q, 1]. Its results: the outputs [L, P, Q, H] or the last one [P, Q, H], then the states
+    [P, Q, H] if ``states``. ``shared``: the Q samples of a row have the same sequence, x is [L, P, 1, F];
+    otherwise Q is 1.
+
+    ``kernel`` [F, G * H], ``recurrent_kernel`` [H, G * H], ``bias`` [G * H] and (GRU, ``reset_after``)
+    ``recurrent_bias`` [G * H] are Keras', gates in Keras' order (LSTM i f c o, GRU z r h). ``input_scale`` and
+    ``recurrent_scale`` are what a kept element is multiplied by.
+    """
+
+    name: str
+    cell: str
+    activation: str
+    recurrent_activation: str
+    kernel: NDArray[np.float32]
+    recurrent_kernel: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    recurrent_bias: NDArray[np.float32] | None
+    reset_after: bool
+    input_masks: int
+    recurrent_masks: int
+    input_scale: float
+    recurrent_scale: float
+    shared: bool
+    masked: bool
+    zero_output_for_mask: bool
+    backward: bool
+    sequences: bool
+    states: bool
+
+    @property
+    def tensor_count(self) -> int:
+        """How many tensors it takes."""
+        return 1 + self.input_masks + self.recurrent_masks + int(self.masked)
+
+    @property
+    def result_shapes(self) -> list[list[int | None]]:
+        """The shapes of its results; None where an axis is dynamic."""
+        final = [None, None, self.units]
+        states = (2 if self.cell == "LSTM" else 1) if self.states else 0
+        return [[None, *final] if self.sequences else final, *[final] * states]
+
+    @property
+    def gates(self) -> int:
+        """How many gates the cell has."""
+        return _GATES[self.cell]
+
+    @property
+    def units(self) -> int:
+        """The size H of the state."""
+        return self.recurrent_kernel.shape[0]
+
+    @property
+    def features(self) -> int:
+        """The size F of one step's input."""
+        return self.kernel.shape[0]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where the loop's dropout masks and row-level sequences are found.
+
+    ``keep`` gives the keep mask [N, K], bool, that a tensor was made with; ``row_origin`` the row-level tensor
+    [B, ...] that a tensor repeats; both None where there is none.
+    """
+
+    keep: Callable[[tf.Tensor], tf.Tensor | None]
+    row_origin: Callable[[tf.Tensor], tf.Tensor | None]
+
+
+class Recurrences:
+    """Lowers the time loops of one trace, and lists what it lowered.
+
+    Parameters
+    ----------
+    masks
+        Where masks and row-level sequences are found.
+    num_samples
+        T, int64 [].
+    """
+
+    def __init__(self, masks: Masks, num_samples: tf.Tensor) -> None:
+        self.lowered: list[Recurrence] = []
+        self._masks = masks
+        self._num_samples = num_samples
+        self._graph = tf.compat.v1.get_default_graph()
+
+    def inner_loop(
+        self, original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
+    ) -> Any:
+        """Stand in for ``RNN.inner_loop`` of Keras: the same arguments, the same result."""
+        mask = keras.tree.flatten(mask)[0] if mask is not None else None
+        keeps = self._keeps(layer.cell)
+        lowerable = (
+            # The body of a lowered loop and of other control flow is left alone.
+            tf.compat.v1.get_default_graph() is self._graph
+            and type(layer.cell) in _CELLS
+            and all(keep is not None for keep in keeps)
+            and (training or not keeps)
+            and all(_is_zero(state) for state in keras.tree.flatten(initial_state))
+            and layer.cell.activation in _ACTIVATIONS
+            and getattr(layer.cell, "recurrent_activation", keras.activations.linear) in _ACTIVATIONS
+        )
+        if not lowerable:
+            return original(layer, sequences, initial_state, mask, training)
+        return self._lower(original, layer, sequences, mask, [keep for keep in keeps if keep is not None])
+
+    def _keeps(self, cell: Any) -> list[tf.Tensor | None]:
+        return [self._masks.keep(mask) for mask in (*_listed(cell, "_dropout_mask"), *_listed(cell, "_recurrent_dropout_mask"))]
+
+    def _lower(self, original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, mask: tf.Tensor | None, keeps: list[tf.Tensor]) -> Any:
+        cell = layer.cell
+        origin = self._masks.row_origin(sequences)
+        shared = bool(keeps) and origin is not None
+        recurrence = _describe(f"{PREFIX}{len(self.lowered)}_", layer, shared, mask is not None)
+        self.lowered.append(recurrence)
+        x = origin if shared and origin is not None else sequences
+        leading = tf.shape(x, out_type=tf.int64)[0]
+        samples = self._num_samples if shared else np.int64(1)
+        tensors = [tf.transpose(x, [1, 0, 2])[:, :, tf.newaxis]]  # [L, P, 1, F]
+        tensors += [
+            tf.reshape(tf.cast(keep, tf.float32), tf.stack([leading, samples, np.int64(keep.shape[1])])) for keep in keeps
+        ]
+        if mask is not None:
+            steps = tf.transpose(mask)[:, :, tf.newaxis, tf.newaxis]  # [L, N, 1, 1]
+            if shared:
+                length = tf.shape(mask, out_type=tf.int64)[1]
+                steps = tf.reshape(steps, tf.stack([length, leading, samples, np.int64(1)]))
+            tensors.append(steps)
+
+        def keras_loop(*given: tf.Tensor) -> list[tf.Tensor]:
+            return _run_keras(original, layer, recurrence, given)
+
+        keras_loop.__name__ = recurrence.name
+        body = tf.function(keras_loop, autograph=False, experimental_attributes={"_noinline": True})
+        results = [_flat(y, 1 if i == 0 and recurrence.sequences else 0) for i, y in enumerate(body(*tensors))]
+        output = tf.transpose(results[0], [1, 0, 2]) if recurrence.sequences else results[0]
+        output.set_shape([None, sequences.shape[1] if recurrence.sequences else None, cell.units][:: 1 if recurrence.sequences else 2])
+        states = results[1:] if recurrence.states else [output] * len(keras.tree.flatten(cell.state_size))
+        return output, output, states
+
+
+def _run_keras(original: Any, layer: keras.layers.RNN, recurrence: Recurrence, given: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+    """The body of a lowered loop in TensorFlow: Keras' own inner loop on [N, L, F]."""
+    cell = layer.cell
+    x, *rest = given
+    keeps, steps = rest[: recurrence.input_masks + recurrence.recurrent_masks], rest[-1] if recurrence.masked else None
+    lead = tf.shape(keeps[0] if keeps else x[0])[:2]  # P, Q
+    wide = tf.broadcast_to(x, tf.concat([tf.shape(x)[:1], lead, tf.shape(x)[3:]], 0))
+    sequences = tf.transpose(_flat(wide, 1), [1, 0, 2])
+    sequences.set_shape([None, None, recurrence.features])
+    scales = [recurrence.input_scale] * recurrence.input_masks + [recurrence.recurrent_scale] * recurrence.recurrent_masks
+    masks = [_flat(keep, 0) * np.float32(scale) for keep, scale in zip(keeps, scales, strict=True)]
+    count = getattr(cell, "dropout_mask_count", None)
+    kept = cell._dropout_mask, cell._recurrent_dropout_mask
+    cell._dropout_mask = _as_cached(masks[: recurrence.input_masks], count)
+    cell._recurrent_dropout_mask = _as_cached(masks[recurrence.input_masks :], count)
+    mask = None if steps is None else tf.transpose(tf.reshape(tf.broadcast_to(steps, tf.concat([tf.shape(steps)[:1], lead, [1]], 0)), [tf.shape(steps)[0], -1]))
+    try:
+        last, outputs, states = original(layer, sequences, layer.get_initial_state(tf.shape(sequences)[0]), mask, True)
+    finally:
+        cell._dropout_mask, cell._recurrent_dropout_mask = kept
+    result = tf.transpose(outputs, [1, 0, 2]) if recurrence.sequences else last
+    unflat = [tf.reshape(y, tf.concat([tf.shape(y)[:-2], lead, [recurrence.units]], 0)) for y in (result, *keras.tree.flatten(states))]
+    return unflat if recurrence.states else unflat[:1]
+
+
+def _describe(name: str, layer: keras.layers.RNN, shared: bool, masked: bool) -> Recurrence:
+    cell = layer.cell
+    kind = _CELLS[type(cell)]
+    with tf.init_scope():
+        kernel, recurrent_kernel = cell.kernel.numpy(), cell.recurrent_kernel.numpy()
+        bias = cell.bias.numpy() if cell.use_bias else np.zeros(kernel.shape[1], np.float32)
+    recurrent_bias = None
+    if kind == "GRU" and cell.reset_after:
+        bias, recurrent_bias = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
+    return Recurrence(
+        name=name,
+        cell=kind,
+        activation=_ACTIVATIONS[cell.activation],
+        recurrent_activation=_ACTIVATIONS[getattr(cell, "recurrent_activation", keras.activations.linear)],
+        kernel=kernel,
+        recurrent_kernel=recurrent_kernel,
+        bias=bias,
+        recurrent_bias=recurrent_bias,
+        reset_after=bool(getattr(cell, "reset_after", False)),
+        input_masks=len(_listed(cell, "_dropout_mask")),
+        recurrent_masks=len(_listed(cell, "_recurrent_dropout_mask")),
+        input_scale=1 / (1 - cell.dropout) if cell.dropout < 1 else 1.0,
+        recurrent_scale=1 / (1 - cell.recurrent_dropout) if cell.recurrent_dropout < 1 else 1.0,
+        shared=shared,
+        masked=masked,
+        zero_output_for_mask=bool(layer.zero_output_for_mask),
+        backward=bool(layer.go_backwards),
+        sequences=bool(layer.return_sequences),
+        states=bool(layer.return_state),
+    )
+
+
+def _listed(cell: Any, name: str) -> list[tf.Tensor]:
+    """A cell's cached masks as a list: Keras caches none, one, or a list of one for each gate."""
+    cached = getattr(cell, name, None)
+    return [] if cached is None else list(cached) if isinstance(cached, (list, tuple)) else [cached]
+
+
+def _as_cached(masks: list[tf.Tensor], count: int | None) -> Any:
+    if not masks:
+        return None
+    return masks if count is not None else masks[0]
+
+
+def _flat(x: tf.Tensor, axis: int) -> tf.Tensor:
+    """Join the two batch axes at ``axis``: [..., P, Q, ...] -> [..., N, ...]."""
+    shape = tf.shape(x, out_type=tf.int64)
+    return tf.reshape(x, tf.concat([shape[:axis], [shape[axis] * shape[axis + 1]], shape[axis + 2 :]], 0))
+
+
+def _is_zero(state: tf.Tensor) -> bool:
+    value = tf.get_static_value(state.op.inputs[1] if state.op.type == "Fill" else state)
+    return value is not None and not np.any(value)
