@@ -61,6 +61,7 @@ def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, .
                 output_names=[*names_out, *dict.fromkeys(name for call in calls for name in call.tensors)],
                 opset=OPSET,
                 tensors_to_rename={**names_in, **names_out},
+                custom_op_handlers={"FloorMod": (_floor_mod, [])},
             )
         except Exception as error:
             raise ConvertError(f"tf2onnx cannot convert the traced model ({type(error).__name__}: {error})") from error
@@ -106,6 +107,18 @@ def _cut_out(graph: Any, recurrence: Recurrence) -> _Cut:
         other.input[:] = [renamed.get(name, name) for name in other.input if not name.startswith("^")]
     graph.node.remove(node)
     return _Cut(tensors, results)
+
+
+def _floor_mod(context: Any, node: Any, name: str, args: Any) -> None:
+    """Integers' floor modulo as ONNX has it; tf2onnx' own (1.17) takes the sign of the dividend."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    if dtypes[0] in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+        context.make_node("Mod", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+        return
+    whole = context.make_node("Floor", context.make_node("Div", inputs).output)
+    product = context.make_node("Mul", [whole.output[0], inputs[1]])
+    context.make_node("Sub", [inputs[0], product.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 def _sort(graph: onnx.GraphProto) -> None:

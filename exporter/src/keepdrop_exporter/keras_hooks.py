@@ -57,6 +57,18 @@ def intercept(functions: RandomFunctions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Leave errors from within layers as they are; Keras would add a layer's arguments and terminal colours."""
+    filtering = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtering:
+            keras.config.enable_traceback_filtering()
+
+
+@contextlib.contextmanager
 def sampling_state(model: keras.Model) -> Iterator[None]:
     """Freeze BatchNormalization, and leave the model as it was found: flags, variables and cached masks."""
     norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]

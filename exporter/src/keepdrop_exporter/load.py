@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import keras
@@ -49,9 +50,9 @@ def _reason(error: Exception) -> str:
             "it holds a Lambda layer, whose Python code would run on loading; replace it by a layer of its own "
             "class, or load the model yourself and pass the object to keepdrop_exporter.export"
         )
-    if "ould not locate class" in text or "Unknown layer" in text:
+    if unknown := re.search(r"(?:ould not locate class|Unknown layer:) '?(\w+)", text):
         return (
-            f"Keras does not know one of its classes ({text[:200]}); load the model yourself with custom_objects "
+            f"Keras does not know its class {unknown[1]!r}; load the model yourself with custom_objects "
             "and pass the object to keepdrop_exporter.export"
         )
     return f"Keras cannot load it ({type(error).__name__}: {text[:300]}); save it again with model.save('name.keras')"

@@ -3,22 +3,29 @@
 Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 (SC 2011); the seeding is that of
 ``tf.random.stateless_uniform``.
 
-A block's four 32-bit words are held as two int64: ``w[0] = c0 << 32 | c1`` and ``w[1] = c2 << 32 | c3``. A
-round is then one multiplication of each high half, whose low half falls into place by itself:
+A block's four 32-bit words are held as two int64, ``w[0] = c0 << 32 | c1 ^ k0`` and ``w[1] = c2 << 32 | c3 ^ k1``,
+with the key of the coming round in the low halves already. A round is then
 
-    w[0]' = M1 * high(w[1])  ^  w[0] << 32  ^  k0 << 32
-    w[1]' = M0 * high(w[0])  ^  w[1] << 32  ^  k1 << 32
+    w[0]' = M1 * high(w[1])  ^  (w[0] << 32) + k0'
+    w[1]' = M0 * high(w[0])  ^  (w[1] << 32) + k1'
 
-Bitwise operators cost onnxruntime about twice a multiplication, so a left shift is a multiplication by 2^32.
-int64 products wrap as uint64 ones do; onnxruntime multiplies uint64 only from 1.20 on.
+for the products' low halves fall into place by themselves, and what a key is combined with has a low half of
+zeros, where an addition is an exclusive or. This counts: onnxruntime's bitwise operators cost about twice an addition
+or a multiplication (hence ``<< 32`` is one, too). int64 products wrap as uint64 ones do; onnxruntime multiplies uint64
+only from 1.20 on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
+from . import axes
 
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -28,8 +35,8 @@ _SEEDING_KEY = (0x3EC8F720, 0x02461E29)
 _MODULUS = 2**31 - 2  # of Keras' _cast_seed
 _HIGH = np.int64(-(1 << 32))
 _TWO32 = np.int64(1 << 32)
-# Flips bit 22 of each word of a pair: it then compares as a signed number once shifted to the top.
-_FLIP = np.int64(1 << 54 | 1 << 22)
+# The uppermost of the 23 bits that count: inverted, a word compares as a signed number once shifted to the top.
+_TOP_BIT = 1 << 22
 # A word's low 23 bits, shifted to the top of an int64: from the high and from the low half of a pair.
 _TO_TOP = np.array([1 << 9, 1 << 41], np.int64)
 
@@ -38,24 +45,20 @@ def _wrap(value: int) -> np.int64:
     return np.uint64(value % 2**64).astype(np.int64)
 
 
+def _column(values: Iterable[int], rank: int) -> NDArray[np.int64]:
+    """Numbers mod 2^64 as int64 along the first of ``rank`` axes."""
+    column = np.array([_wrap(value) for value in values])
+    return column.reshape([-1] + [1] * (rank - 1))
+
+
 def _high(w: tf.Tensor) -> tf.Tensor:
     """The upper 32 bits, as a number from 0 to 2^32 - 1."""
     return tf.cast(tf.bitwise.right_shift(tf.cast(w, tf.uint64), tf.constant(32, tf.uint64)), tf.int64)
 
 
-def _round_keys(key: tf.Tensor) -> list[tf.Tensor]:
-    """The keys of the ten rounds; ``key`` and each result: [2, ...] int64, ``k << 32``."""
-    shape = [2] + [1] * (key.shape.rank - 1)
-    steps = [np.array([_wrap(i * c << 32) for c in _INCREMENTS]).reshape(shape) for i in range(_ROUNDS)]
-    return [key + step for step in steps]
-
-
-def _rounds(w: tf.Tensor, keys: list[tf.Tensor]) -> tf.Tensor:
-    multipliers = np.array(_MULTIPLIERS, np.int64).reshape([2] + [1] * (w.shape.rank - 1))
-    for key in keys:
-        product = tf.gather(_high(w) * multipliers, [1, 0], axis=0)
-        w = tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(product, w * _TWO32), key)
-    return w
+def _keys(keys: tuple[int, int], i: int) -> list[int]:
+    """Constant keys as they are in round i."""
+    return [(key + i * increment) % 2**32 for key, increment in zip(keys, _INCREMENTS, strict=True)]
 
 
 def mix(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
@@ -66,19 +69,21 @@ def mix(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
     seed
         int64 [].
     counters
-        int64 [...], the second number of each state, before Keras' floormod.
+        int64 [n], the second number of each state, before Keras' floormod.
 
     Returns
     -------
     tf.Tensor
-        int64 [2, ...]: the draw's key ``mix0 << 32 | mix1``, and the upper counter words ``mix2 << 32 | mix3``.
+        int64 [2, n]: the draw's key ``mix0 << 32 | mix1``, and the upper counter words ``mix2 << 32 | mix3``.
     """
-    low = tf.math.floormod(counters, _MODULUS) * _TWO32
-    high = tf.math.floormod(seed, _MODULUS) * _TWO32
-    w = tf.stack([tf.broadcast_to(high, tf.shape(low)), low])
-    key = np.array([_wrap(k << 32) for k in _SEEDING_KEY]).reshape([2] + [1] * (w.shape.rank - 1))
-    steps = [np.array([_wrap(k + i * c << 32) for k, c in zip(_SEEDING_KEY, _INCREMENTS, strict=True)]) for i in range(_ROUNDS)]
-    return _rounds(w, [tf.constant(step.reshape(key.shape)) for step in steps])
+    states = seed * _column([1, 0], 2) + counters * _column([0, 1], 2)
+    w = tf.math.floormod(states, _MODULUS) * _TWO32 + _column(_keys(_SEEDING_KEY, 0), 2)  # [2, n]
+    # On so few numbers a product of matrices costs less than a product and a swap.
+    swapped = np.array([[0, _MULTIPLIERS[1]], [_MULTIPLIERS[0], 0]], np.int64)
+    for i in range(1, _ROUNDS + 1):
+        key = _keys(_SEEDING_KEY, i) if i < _ROUNDS else [0, 0]
+        w = tf.bitwise.bitwise_xor(tf.matmul(swapped, _high(w)), w * _TWO32 + _column(key, 2))
+    return w
 
 
 def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
@@ -87,9 +92,9 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
     Parameters
     ----------
     state
-        int64 [2, ..., 1] as ``mix`` gives it.
+        int64 [1, 2, ..., 1], with what ``mix`` gives along the second axis.
     index
-        int64 [..., n], the blocks' numbers, from 0 to 2^62; broadcast against ``state``.
+        int64 [1, 1, ..., n], the blocks' numbers, from 0 to 2^62; broadcast against ``state``.
     flip
         Invert the uppermost of the 23 bits, so that results compare as the uniforms do.
 
@@ -99,21 +104,28 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
         int64 [4, ..., n]: word e of each block times 2^41, whose upper 23 bits are the word's low 23 bits;
         what stands below those bits is of no meaning.
     """
-    first, *keys = _round_keys(tf.stack([tf.bitwise.bitwise_and(state[0], _HIGH), state[0] * _TWO32]))
+    rank = state.shape.rank
+    xor = tf.bitwise.bitwise_xor
+    mixed, counter = tf.split(state, 2, axis=1)  # [1, 1, ..., 1] each
+    key = tf.concat([tf.bitwise.bitwise_and(mixed, _HIGH), mixed * _TWO32], 1)  # k0 << 32, k1 << 32
+    # The keys of all rounds, first in the high halves, where they wrap: [10, 2, ..., 1].
+    low_keys = _high(key + np.stack([_column([i * c << 32 for c in _INCREMENTS], rank - 1) for i in range(_ROUNDS)]))
+    last = np.int64(0)
     if flip:
-        keys[-1] = tf.bitwise.bitwise_xor(keys[-1], _FLIP)
+        # What stands in the low halves before round 9 inverts the high halves after it.
+        low_keys = xor(low_keys, _column([0] * (_ROUNDS - 1) + [_TOP_BIT], rank))
+        last = np.int64(_TOP_BIT)
+    _, *coming = tf.split(low_keys, _ROUNDS)  # [1, 2, ..., 1] each
     # The first round by hand: half of its work is the same for all blocks, the other half for all keys.
     index_high = tf.bitwise.bitwise_and(index, _HIGH)
-    xor = tf.bitwise.bitwise_xor
-    w = tf.stack(
-        [
-            xor(index_high, xor(_high(state[1]) * np.int64(_MULTIPLIERS[1]), first[0])),
-            xor((index - index_high) * np.int64(_MULTIPLIERS[0]), xor(state[1] * _TWO32, first[1])),
-        ]
-    )
-    w = _rounds(w, keys)  # [2, ..., n]
-    words = w[:, tf.newaxis] * _TO_TOP.reshape([2] + [1] * (w.shape.rank - 1))  # [2, 2, ..., n]
-    return tf.reshape(words, tf.concat([[4], tf.shape(w)[1:]], axis=0))
+    of_blocks = tf.concat([index_high, (index - index_high) * np.int64(_MULTIPLIERS[0])], 1)
+    of_keys = xor(tf.concat([_high(counter) * np.int64(_MULTIPLIERS[1]), counter * _TWO32], 1), key + coming[0])
+    w = xor(of_blocks, of_keys)  # [1, 2, ..., n]
+    multipliers = _column(_MULTIPLIERS, rank - 1)
+    for low_key in [*coming[1:], last]:
+        w = xor(tf.gather(_high(w) * multipliers, [1, 0], axis=1), w * _TWO32 + low_key)
+    words = tf.expand_dims(w[0], 1) * _TO_TOP.reshape([2] + [1] * (rank - 2))  # [2, 2, ..., n]
+    return axes.merge(words)
 
 
 def threshold(rate: float) -> np.int64:

@@ -176,7 +176,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
 
     def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
         recorder.start()
-        with keras_hooks.intercept(recorder):
+        with keras_hooks.intercept(recorder), keras_hooks.plain_errors():
             return call_model(model, tensors)
 
     try:
@@ -186,6 +186,9 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
     except Exception as error:
         raise _unrunnable(model, inputs, batch, error) from error
     _refuse_operators(graph, model)
+    for y in graph.structured_outputs:
+        if y.shape.rank == 0 or y.shape[0] not in (batch, None):
+            raise _unrunnable(model, inputs, batch, ValueError(f"it gives an output of shape {tuple(y.shape)}"))
     return recorder
 
 

@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from . import axes
+
 PREFIX = "keepdrop_recurrence_"
 
 _CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
@@ -37,7 +39,7 @@ class Recurrence:
 
     Its tensors, in order: the sequence x [L, P, 1 or Q, F]; ``input_masks`` keep masks [P, Q, F] and
     ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
-    bool [L, P, 1 or Q, 1]. Its results: the outputs [L, P, Q, H] or the last one [P, Q, H], then the states
+    bool [L, P, Q, 1]. Its results: the outputs [L, P, Q, H] or the last one [P, Q, H], then the states
     [P, Q, H] if ``states``. ``shared``: the Q samples of a row have the same sequence, x is [L, P, 1, F];
     otherwise Q is 1.
 
@@ -98,8 +100,8 @@ class Recurrence:
 class Masks:
     """Where the loop's dropout masks and row-level sequences are found.
 
-    ``keep`` gives the keep mask [N, K], bool, that a tensor was made with; ``row_origin`` the row-level tensor
-    [B, ...] that a tensor repeats; both None where there is none.
+    ``keep`` gives the keep mask, float32 [B, T, K], that a tensor was made with; ``row_origin`` the row-level
+    tensor [B, ...] that a tensor repeats; both None where there is none.
     """
 
     keep: Callable[[tf.Tensor], tf.Tensor | None]
@@ -153,27 +155,25 @@ class Recurrences:
         recurrence = _describe(f"{PREFIX}{len(self.lowered)}_", layer, shared, mask is not None)
         self.lowered.append(recurrence)
         x = origin if shared and origin is not None else sequences
-        leading = tf.shape(x, out_type=tf.int64)[0]
-        samples = self._num_samples if shared else np.int64(1)
-        tensors = [tf.transpose(x, [1, 0, 2])[:, :, tf.newaxis]]  # [L, P, 1, F]
-        tensors += [
-            tf.reshape(tf.cast(keep, tf.float32), tf.stack([leading, samples, np.int64(keep.shape[1])])) for keep in keeps
-        ]
+        tensors = [tf.expand_dims(tf.transpose(x, [1, 0, 2]), 2)]  # [L, P, 1, F]
+        tensors += keeps if shared else [tf.expand_dims(axes.merge(keep), 1) for keep in keeps]  # [P, Q, K]
         if mask is not None:
-            steps = tf.transpose(mask)[:, :, tf.newaxis, tf.newaxis]  # [L, N, 1, 1]
-            if shared:
-                length = tf.shape(mask, out_type=tf.int64)[1]
-                steps = tf.reshape(steps, tf.stack([length, leading, samples, np.int64(1)]))
-            tensors.append(steps)
+            steps = tf.transpose(mask)
+            rows = tf.shape(x, out_type=tf.int64)[0] if shared else -1
+            samples = self._num_samples if shared else 1
+            tensors.append(axes.reshape(steps, [tf.shape(steps, out_type=tf.int64)[0], rows, samples, 1]))  # [L, P, Q, 1]
 
         def keras_loop(*given: tf.Tensor) -> list[tf.Tensor]:
             return _run_keras(original, layer, recurrence, given)
 
         keras_loop.__name__ = recurrence.name
         body = tf.function(keras_loop, autograph=False, experimental_attributes={"_noinline": True})
-        results = [_flat(y, 1 if i == 0 and recurrence.sequences else 0) for i, y in enumerate(body(*tensors))]
+        results = []
+        for y, shape in zip(body(*tensors), recurrence.result_shapes, strict=True):
+            y.set_shape(shape)
+            results.append(_without_q(y))
         output = tf.transpose(results[0], [1, 0, 2]) if recurrence.sequences else results[0]
-        output.set_shape([None, sequences.shape[1] if recurrence.sequences else None, cell.units][:: 1 if recurrence.sequences else 2])
+        output.set_shape([None, *([sequences.shape[1]] if recurrence.sequences else []), recurrence.units])
         states = results[1:] if recurrence.states else [output] * len(keras.tree.flatten(cell.state_size))
         return output, output, states
 
@@ -185,15 +185,15 @@ def _run_keras(original: Any, layer: keras.layers.RNN, recurrence: Recurrence, g
     keeps, steps = rest[: recurrence.input_masks + recurrence.recurrent_masks], rest[-1] if recurrence.masked else None
     lead = tf.shape(keeps[0] if keeps else x[0])[:2]  # P, Q
     wide = tf.broadcast_to(x, tf.concat([tf.shape(x)[:1], lead, tf.shape(x)[3:]], 0))
-    sequences = tf.transpose(_flat(wide, 1), [1, 0, 2])
-    sequences.set_shape([None, None, recurrence.features])
+    wide.set_shape([None, None, None, recurrence.features])
+    sequences = tf.transpose(_without_q(wide), [1, 0, 2])  # [N, L, F]
     scales = [recurrence.input_scale] * recurrence.input_masks + [recurrence.recurrent_scale] * recurrence.recurrent_masks
-    masks = [_flat(keep, 0) * np.float32(scale) for keep, scale in zip(keeps, scales, strict=True)]
+    masks = [_without_q(keep) * np.float32(scale) for keep, scale in zip(keeps, scales, strict=True)]
     count = getattr(cell, "dropout_mask_count", None)
     kept = cell._dropout_mask, cell._recurrent_dropout_mask
     cell._dropout_mask = _as_cached(masks[: recurrence.input_masks], count)
     cell._recurrent_dropout_mask = _as_cached(masks[recurrence.input_masks :], count)
-    mask = None if steps is None else tf.transpose(tf.reshape(tf.broadcast_to(steps, tf.concat([tf.shape(steps)[:1], lead, [1]], 0)), [tf.shape(steps)[0], -1]))
+    mask = None if steps is None else tf.transpose(_without_q(steps)[..., 0])  # [N, L]
     try:
         last, outputs, states = original(layer, sequences, layer.get_initial_state(tf.shape(sequences)[0]), mask, True)
     finally:
@@ -247,10 +247,9 @@ def _as_cached(masks: list[tf.Tensor], count: int | None) -> Any:
     return masks if count is not None else masks[0]
 
 
-def _flat(x: tf.Tensor, axis: int) -> tf.Tensor:
-    """Join the two batch axes at ``axis``: [..., P, Q, ...] -> [..., N, ...]."""
-    shape = tf.shape(x, out_type=tf.int64)
-    return tf.reshape(x, tf.concat([shape[:axis], [shape[axis] * shape[axis + 1]], shape[axis + 2 :]], 0))
+def _without_q(x: tf.Tensor) -> tf.Tensor:
+    """Join the two batch axes: [..., P, Q, K] -> [..., N, K]."""
+    return axes.merge(x, x.shape.rank - 3)
 
 
 def _is_zero(state: tf.Tensor) -> bool:

@@ -5,6 +5,7 @@ It is the single source of every format. Nothing outside this module and those i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keepdrop.artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Draw
 
-from . import keras_hooks
+from . import axes, keras_hooks
 from .frontier import Frontier
 from .numbers import Call, Numbers
 from .plan import Plan
@@ -56,7 +57,7 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
                 outputs = _lowered(plan, call, replay, inputs, lowered)
             else:
                 outputs = plan.call([call.repeat(x) for x in inputs])
-        return {t.name: tf.identity(_samples_first(y, call), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)}
+        return {t.name: tf.identity(call.samples_first(y), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)}
 
     with keras_hooks.sampling_state(plan.model):
         function = tf.function(sample, autograph=False).get_concrete_function(specs)
@@ -66,24 +67,18 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
 def _lowered(plan: Plan, call: Call, replay: _Replay, inputs: list[tf.Tensor], lowered: list[Recurrence]) -> list[tf.Tensor]:
     frontier = Frontier(plan, call)
     recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples)
+    replay.row_origin = frontier.row_origin
     with keras_hooks.replaced_loops(recurrences.inner_loop, fold_time):
         outputs = frontier.run(inputs)
     lowered[:] = recurrences.lowered
     return outputs
 
 
-def _samples_first(y: tf.Tensor, call: Call) -> tf.Tensor:
-    """[N, ...] -> [T, B, ...]"""
-    shape = tf.shape(y, out_type=tf.int64)
-    rows = tf.size(call.rows, out_type=tf.int64)
-    split = tf.reshape(y, tf.concat([tf.stack([rows, call.num_samples]), shape[1:]], 0))
-    return tf.transpose(split, [1, 0, *range(2, y.shape.rank + 1)])
-
-
 class _Replay:
     """Answers each draw of the model with the numbers that the contract gives it."""
 
     def __init__(self, plan: Plan, numbers: Numbers, call: Call) -> None:
+        self.row_origin: Callable[[tf.Tensor], tf.Tensor | None] = lambda x: None
         self._numbers = numbers
         self._call = call
         self._kept: dict[Any, tf.Tensor] = {}
@@ -94,39 +89,43 @@ class _Replay:
             return inputs
         if rate == 1.0:
             return tf.zeros_like(inputs)
-        shape = tf.shape(inputs, out_type=tf.int64)
+        scale = np.float32(1 / (1 - rate))
+        shape = axes.sizes(inputs)
         if noise_shape is not None:
-            shape = tf.stack([shape[i] if n is None else tf.cast(n, tf.int64) for i, n in enumerate(noise_shape)])
+            shape = [size if n is None else n for size, n in zip(shape, noise_shape, strict=True)]
         draw, count = self._next(seed, shape)
-        keep = self._numbers.keep(draw, count)
-        dropped = tf.where(tf.reshape(keep, shape), inputs * np.float32(1 / (1 - rate)), np.float32(0))
-        self._kept[dropped.ref()] = keep
+        kept = self._numbers.keep(draw, count)
+        origin = self.row_origin(inputs)
+        if origin is None:
+            dropped = inputs * scale * axes.reshape(kept, [-1, *shape[1:]])
+        else:
+            by_sample = axes.reshape(kept, [self._call.batch, self._call.num_samples, *shape[1:]])
+            dropped = axes.merge(tf.expand_dims(origin * scale, 1) * by_sample)
+        self._kept[dropped.ref()] = kept
         return dropped
 
     def kept(self, dropped: tf.Tensor) -> tf.Tensor | None:
-        """The keep mask, bool [N, K], that a dropout's result was made with."""
+        """The keep mask, float32 [B, T, K] of zeros and ones, that a dropout's result was made with."""
         return self._kept.get(dropped.ref())
 
     def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
-        shape = _as_tensor(shape)
+        shape = _listed(shape)
         numbers = self._numbers.uniform(*self._next(seed, shape))
-        return tf.reshape(numbers, shape) * (maxval - minval) + minval
+        return axes.reshape(numbers, [-1, *shape[1:]]) * (maxval - minval) + minval
 
     def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
-        shape = _as_tensor(shape)
+        shape = _listed(shape)
         numbers = self._numbers.normal(*self._next(seed, shape))
-        return tf.reshape(numbers, shape) * stddev + mean
+        return axes.reshape(numbers, [-1, *shape[1:]]) * stddev + mean
 
     def unsupported(self, kind: str) -> None:
         raise AssertionError(f"the plan let keras.random.{kind} pass")
 
-    def _next(self, generator: keras.random.SeedGenerator, shape: tf.Tensor) -> tuple[Draw, tf.Tensor]:
+    def _next(self, generator: keras.random.SeedGenerator, shape: Sequence[Any]) -> tuple[Draw, tf.Tensor]:
         """The generator's next draw, and how many numbers a sample takes of it."""
         draw = self._waiting[id(generator)].pop(0)
-        return draw, tf.reduce_prod(shape) // self._call.passes
+        return draw, tf.reduce_prod(axes.as_shape(shape)) // self._call.passes
 
 
-def _as_tensor(shape: Any) -> tf.Tensor:
-    return tf.cast(shape, tf.int64) if tf.is_tensor(shape) else tf.stack([tf.cast(n, tf.int64) for n in shape])
-
-
+def _listed(shape: Any) -> list[Any]:
+    return tf.unstack(tf.cast(shape, tf.int64)) if tf.is_tensor(shape) else list(shape)
