@@ -1,11 +1,13 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import keepdrop
 from keepdrop import engine, model
-from keepdrop.engine import Chunk, plan_chunks
+from keepdrop.artifact import Cost, Draw
+from keepdrop.engine import Chunk, plan_chunks, run_limit, worthwhile_workers
 from keepdrop.request import Request
 
 SIZES = [(1, 1), (1, 7), (100, 1), (3, 50), (101, 13), (4096, 1), (4097, 3), (1, 10_001), (9000, 7), (333, 1000)]
@@ -19,26 +21,48 @@ def cover(chunks: list[Chunk], samples: int, batch: int) -> np.ndarray:
     return count
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 8])
-@pytest.mark.parametrize(("samples", "batch"), SIZES)
-def test_chunks_cover_everything_once_and_stay_within_the_bound(samples: int, batch: int, threads: int) -> None:
-    chunks = plan_chunks(samples, batch, threads)
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    ("samples", "batch", "limit"), [(t, b, n) for t, b in SIZES for n in (1, 300, 4096) if t * b <= 100 * n]
+)
+def test_chunks_cover_everything_once_and_stay_within_the_bound(samples: int, batch: int, limit: int, workers: int) -> None:
+    chunks = plan_chunks(samples, batch, workers, limit)
     assert (cover(chunks, samples, batch) == 1).all()
     sizes = [(c.samples.stop - c.samples.start) * (c.rows.stop - c.rows.start) for c in chunks]
-    assert max(sizes) <= engine.MAX_RUN
+    assert max(sizes) <= limit
     assert min(sizes) > 0
 
 
 def test_a_lost_or_doubled_chunk_would_be_seen() -> None:
-    chunks = plan_chunks(101, 13, 3)
+    chunks = plan_chunks(101, 13, 3, 300)
     assert not (cover(chunks[1:], 101, 13) == 1).all()
     assert not (cover([*chunks, chunks[0]], 101, 13) == 1).all()
 
 
-def test_tiny_work_is_one_chunk_and_larger_work_has_one_for_every_worker() -> None:
-    assert len(plan_chunks(2, 1, 8)) == 1
-    assert len(plan_chunks(100, 1, 2)) == 2
-    assert len(plan_chunks(100, 1000, 8)) >= 8
+def test_every_worker_gets_as_many_chunks() -> None:
+    assert len(plan_chunks(100, 1, 2, 4096)) == 2
+    assert len(plan_chunks(10_000, 1, 2, 1000)) == 10
+    assert len(plan_chunks(10_001, 1, 2, 1000)) == 12
+    assert len(plan_chunks(100, 1000, 8, 4096)) % 8 == 0
+
+
+@pytest.mark.parametrize(
+    ("sample_rows", "threads", "sample", "workers"),
+    [(1, 8, 1.0, 1), (2, 8, 1.0, 2), (100, 1, 1.0, 1), (100, 2, 1e-6, 1), (100, 2, 1e-5, 2), (10**6, 4, 1e-6, 4)],
+)
+def test_workers_are_woken_where_they_save_more_than_the_waking(
+    sample_rows: int, threads: int, sample: float, workers: int
+) -> None:
+    assert worthwhile_workers(sample_rows, threads, Cost(run=1e-4, sample=sample)) == workers
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 10_000, 10**9])
+def test_a_run_stays_within_its_memory(metadata, numbers: int) -> None:
+    draws = (Draw("dropout", "rate", "dropout", 0.5, (numbers,), 0, 0),)
+    request = Request({t.name: np.zeros((7, 3), np.float32) for t in metadata.inputs}, np.arange(7), 0, 0, 100)
+    limit = run_limit(replace(metadata, draws=draws), request)
+    assert 1 <= limit <= engine.MAX_RUN
+    assert limit == 1 or limit * numbers * engine.BYTES_A_NUMBER <= engine.RUN_BYTES
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

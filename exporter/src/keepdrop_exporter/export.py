@@ -18,7 +18,7 @@ from .errors import ExportError
 from .load import load_model, source_sha256
 from .plan import Plan, make_plan
 from .trace import trace
-from .verify import ATOL, RTOL, verify_plan
+from .verify import ATOL, RTOL, measure_cost, verify_plan
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def export(
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         progress("verify")
         verified = verify_plan(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
-        metadata = replace(metadata, verified=verified)
+        metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial))
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         os.replace(partial, target)
     return Report(target, target.stat().st_size, metadata, plan.notes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keepdrop
 import keras
 import numpy as np
-from keepdrop.artifact import OutputCheck, Tensor, Verification
+from keepdrop.artifact import Cost, OutputCheck, Tensor, Verification
+from keepdrop.request import check
+from keepdrop.session import Session
 from numpy.typing import NDArray
 
 from . import keras_hooks
@@ -23,6 +26,9 @@ ATOL = 1e-5
 """Absolute tolerance: some tens of float32 roundings of numbers near 1, in another order of summation."""
 RTOL = 1e-4
 """Relative tolerance: the same for outputs of any scale, after a recurrence of some hundred steps."""
+
+_TIMED_RUNS = 7
+_TIMED_SAMPLES = 101
 
 # Rows have ids of their own, and one beyond 32 bits.
 _FAR_ROW = 2**33 + 5
@@ -122,6 +128,27 @@ def verify_plan(
         data="given" if data is not None else "random",
         outputs=tuple(worst.values()),
     )
+
+
+def measure_cost(plan: Plan, artifact: str | Path) -> Cost:
+    """What a run and a sample cost on one thread: the quickest of some runs with one and with many samples of a row."""
+    session = Session(artifact)
+    x = _random_batches(plan, 1, 0)[0]
+
+    def quickest(samples: int) -> float:
+        request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)
+        session.run(request)
+        return min(_seconds(lambda: session.run(request)) for _ in range(_TIMED_RUNS))
+
+    one, many = quickest(1), quickest(_TIMED_SAMPLES)
+    sample = max(0.0, (many - one) / (_TIMED_SAMPLES - 1))
+    return Cost(run=max(0.0, one - sample), sample=sample)
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:

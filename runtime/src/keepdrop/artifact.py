@@ -89,6 +89,14 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What drawing costs on one thread of the machine that verified: seconds a run, and for each sample of a row in it."""
+
+    run: float
+    sample: float
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``."""
 
@@ -101,6 +109,7 @@ class Metadata:
     default_samples: int
     source_sha256: Optional[str]
     verified: Optional[Verification]
+    cost: Optional[Cost] = None
     contract: int = CONTRACT_VERSION
 
     def to_json(self) -> str:
@@ -138,11 +147,12 @@ class Metadata:
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    verified = fields["verified"]
+    verified, cost = fields["verified"], fields.get("cost")
     return {
         "inputs": tuple(_tensor(t) for t in fields["inputs"]),
         "outputs": tuple(_tensor(t) for t in fields["outputs"]),
         "draws": tuple(Draw(**{**d, "shape": tuple(d["shape"])}) for d in fields["draws"]),
+        "cost": cost and Cost(**cost),
         "verified": verified
         and Verification(**{**verified, "outputs": tuple(OutputCheck(**o) for o in verified["outputs"])}),
     }

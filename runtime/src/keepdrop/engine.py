@@ -6,6 +6,7 @@ which chunk changes nothing but the time it takes.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections import deque
@@ -16,13 +17,22 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifact import Cost, Metadata
 from .request import Request
 from .session import Session
 
-# The most samples x rows in one run of the graph: it bounds the memory of masks and activations.
+# What masks, activations and results of one run may take, in bytes; each worker has a run of its own.
+RUN_BYTES = 24 << 20
+# What one number of the generator takes at its peak: int64 state of two words in three, and float32 masks.
+BYTES_A_NUMBER = 64
+# What one element of an input or output takes: repeated for each sample, and once more in another order.
+BYTES_AN_ELEMENT = 12
+# The most samples x rows in one run, however small: more of them gain nothing.
 MAX_RUN = 4096
-# The fewest samples x rows worth waking a worker for.
-MIN_SHARE = 16
+# Seconds until a sleeping worker has begun and the caller knows that it has ended (medians of 50 to 110 us measured).
+HANDOFF = 100e-6
+# Seconds a sample and row costs where the artifact does not say: a small recurrent network's.
+UNKNOWN_SAMPLE = 5e-6
 # With this many rows a worker the uneven share of the last one no longer matters.
 ROWS_A_WORKER = 4
 
@@ -47,10 +57,16 @@ class Engine:
 
     def run(self, request: Request, progress: Optional[Progress] = None) -> list[NDArray[Any]]:
         """Each output as [samples, batch, ...]; `progress` is told the samples x rows of every chunk done."""
-        chunks = plan_chunks(request.samples, request.batch, self._threads)
-        work = _Work(self._session, request, chunks, progress)
-        helpers = min(self._threads, len(chunks)) - 1
-        futures = [self._workers.submit(work.drain) for _ in range(helpers)] if self._workers else []
+        sample_rows = request.samples * request.batch
+        workers = worthwhile_workers(sample_rows, self._threads, self._session.metadata.cost)
+        limit = run_limit(self._session.metadata, request)
+        if workers == 1 and sample_rows <= limit:
+            outputs = self._session.run(request)
+            if progress:
+                progress(sample_rows)
+            return outputs
+        work = _Work(self._session, request, plan_chunks(request.samples, request.batch, workers, limit), progress)
+        futures = [self._workers.submit(work.drain) for _ in range(workers - 1)] if self._workers else []
         try:
             work.drain()
         finally:
@@ -68,7 +84,6 @@ class _Work:
         self._session = session
         self._request = request
         self._chunks = deque(chunks)
-        self._whole = len(chunks) == 1
         self._progress = progress
         self._lock = threading.Lock()
 
@@ -88,10 +103,9 @@ class _Work:
     def _store(self, chunk: Chunk, parts: list[NDArray[Any]]) -> None:
         with self._lock:
             if not self.outputs:
-                self.outputs = parts if self._whole else [self._empty_like(part) for part in parts]
-        if not self._whole:
-            for output, part in zip(self.outputs, parts):
-                output[chunk.samples, chunk.rows] = part  # [T, B, ...]
+                self.outputs = [self._empty_like(part) for part in parts]
+        for output, part in zip(self.outputs, parts):
+            output[chunk.samples, chunk.rows] = part  # [T, B, ...]
         if self._progress:
             with self._lock:
                 self._progress(_size(chunk.samples) * _size(chunk.rows))
@@ -107,23 +121,48 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def plan_chunks(samples: int, batch: int, threads: int) -> list[Chunk]:
-    """Cut `samples` x `batch` into chunks of at most `MAX_RUN` each, enough of them for the workers worth waking.
+def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[Chunk]:
+    """Cut `samples` x `batch` into chunks of at most `limit` each, as many for one worker as for the other.
 
     Rows are cut rather than samples where there are many, since what a graph computes before its first draw
     is done once a row and run; of a few rows each worker takes some of the samples.
     """
-    workers = worthwhile_workers(samples * batch, threads)
     by_rows = batch >= ROWS_A_WORKER * workers
-    sample_parts = _parts(samples, max(1 if by_rows else workers, -(-samples // MAX_RUN)))
-    rows_a_run = MAX_RUN // max(_size(part) for part in sample_parts)
-    row_parts = _parts(batch, max(workers if by_rows else 1, -(-batch // rows_a_run)))
+    sample_parts = _parts(samples, _multiple(-(-samples // limit), 1 if by_rows else workers))
+    rows_a_run = max(1, limit // max(_size(part) for part in sample_parts))
+    row_parts = _parts(batch, _multiple(-(-batch // rows_a_run), workers if by_rows else 1))
     return [Chunk(part, rows) for rows in row_parts for part in sample_parts]
 
 
-def worthwhile_workers(sample_rows: int, threads: int) -> int:
-    """How many of `threads` are worth using for `sample_rows` samples x rows: tiny calls lose by being shared."""
-    return max(1, min(threads, sample_rows // MIN_SHARE))
+def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> int:
+    """How many of `threads` end soonest with `sample_rows` samples x rows.
+
+    With w of them a call takes ``run + sample * sample_rows / w``, the costs as `verify` measured them, and
+    `HANDOFF` where w is more than 1. It depends on nothing but the file and the call, so a call is always cut alike.
+    """
+    sample = cost.sample if cost else UNKNOWN_SAMPLE
+    threads = min(threads, sample_rows)
+    saved = sample * sample_rows * (1 - 1 / threads)
+    return threads if saved > HANDOFF else 1
+
+
+def run_limit(metadata: Metadata, request: Request) -> int:
+    """How many samples x rows one run may have, so that it stays within about `RUN_BYTES`."""
+    lengths = [request.inputs[t.name].shape[i] for t in metadata.inputs for i, n in enumerate(t.shape) if i and n is None]
+    longest = max(lengths, default=1)
+
+    def count(shape: tuple[Optional[int], ...]) -> int:
+        return math.prod(longest if size is None else size for size in shape)
+
+    numbers = sum(count(draw.shape) for draw in metadata.draws)
+    elements = sum(count(t.shape[1:]) for t in metadata.inputs) + sum(count(t.shape[2:]) for t in metadata.outputs)
+    a_sample = BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * elements
+    return max(1, min(MAX_RUN, RUN_BYTES // max(1, a_sample)))
+
+
+def _multiple(count: int, of: int) -> int:
+    """The least multiple of `of` that is not below `count`."""
+    return -(-count // of) * of
 
 
 def _parts(length: int, count: int) -> list[slice]:

@@ -71,6 +71,8 @@ def _open(path: str) -> Any:
     # The engine's workers are the parallelism: threads of onnxruntime's own would compete with them.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
+    # Workers share the session: they would wait for each other at its arena, and malloc is as fast.
+    options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = ERROR
     try:
