@@ -25,7 +25,9 @@ def cover(chunks: list[Chunk], samples: int, batch: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("samples", "batch", "limit"), [(t, b, n) for t, b in SIZES for n in (1, 300, 4096) if t * b <= 100 * n]
 )
-def test_chunks_cover_everything_once_and_stay_within_the_bound(samples: int, batch: int, limit: int, workers: int) -> None:
+def test_chunks_cover_everything_once_and_stay_within_the_bound(
+    samples: int, batch: int, limit: int, workers: int
+) -> None:
     chunks = plan_chunks(samples, batch, workers, limit)
     assert (cover(chunks, samples, batch) == 1).all()
     sizes = [(c.samples.stop - c.samples.start) * (c.rows.stop - c.rows.start) for c in chunks]

@@ -69,12 +69,11 @@ def test_arrays_need_not_be_contiguous(one, closed, x) -> None:
     np.testing.assert_array_equal(keepdrop.load(one).sample(wide), closed(x[::-1], 5))
 
 
-def test_nan_is_passed_on(one, x) -> None:
-    x[2, 1] = np.nan
-    prediction = keepdrop.load(one).predict(x)
-    for values in (prediction.mean, prediction.std, prediction.quantile(0.5)):
-        assert np.isnan(values[2, 1])
-        assert np.isnan(values).sum() == 1
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(one, x, value: float) -> None:
+    x[2, 1] = value
+    with pytest.raises(keepdrop.InputError, match="'x' holds NaN or infinity, first in row 2; fill or drop such rows"):
+        keepdrop.load(one).predict(x)
 
 
 ROW = np.zeros((1, 3), np.float32)

@@ -1,10 +1,23 @@
-"""Export a Keras model with its dropout active to an ONNX file whose seed is an input, and prove it against Keras."""
+"""Export a Keras model with its dropout active to an ONNX file whose seed is an input, and prove it against Keras.
+
+import keepdrop_exporter
+
+report = keepdrop_exporter.export("forecaster.keras", "forecaster.onnx")
+report = keepdrop_exporter.verify("forecaster.keras", "forecaster.onnx", rows=4, samples=16, seed=0)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from keepdrop import __version__
 
 from .errors import ConvertError, ExportError, LoadError, Refusal, VerifyError
-from .export import Report, export
-from .verify import verify
+
+if TYPE_CHECKING:
+    from .pipeline import Report, export
+    from .verification import verify
 
 __all__ = [
     "ConvertError",
@@ -17,3 +30,12 @@ __all__ = [
     "export",
     "verify",
 ]
+
+# These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
+_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "verify": ".verification"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TENSORFLOW:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WITH_TENSORFLOW[name], __name__), name)

@@ -49,10 +49,19 @@ def _with_verification(command: Any) -> Any:
     short_help="Turn a Keras model into an ONNX file that samples.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The ONNX file; by default beside the model.")
-@click.option("--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The ONNX file; by default beside the model.",
+)
+@click.option(
+    "--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for."
+)
 @_with_verification
-def export(model: Path, output: Path | None, default_samples: int, as_json: bool, data: Path | None, **options: Any) -> None:
+def export(
+    model: Path, output: Path | None, default_samples: int, as_json: bool, data: Path | None, **options: Any
+) -> None:
     """Turn MODEL (.keras or .h5) into an ONNX file whose dropout stays on and whose seed is an input.
 
     The samples of the file are compared with those stock Keras computes, before it gets its name.
@@ -64,13 +73,30 @@ def export(model: Path, output: Path | None, default_samples: int, as_json: bool
         click.echo(f"[{time.perf_counter() - began:5.1f} s] {stage}: {_STAGES[stage]}", err=True)
 
     report = api.export(
-        model, output or model.with_suffix(".onnx"), default_samples=default_samples, data=_read(data), progress=progress, **options
+        model,
+        output or model.with_suffix(".onnx"),
+        default_samples=default_samples,
+        data=_read(data),
+        progress=progress,
+        **options,
     )
     if as_json:
-        click.echo(json.dumps({"path": str(report.path), "size": report.size, **dataclasses.asdict(report.metadata), "notes": report.notes}))
+        click.echo(
+            json.dumps(
+                {
+                    "path": str(report.path),
+                    "size": report.size,
+                    **dataclasses.asdict(report.metadata),
+                    "notes": report.notes,
+                }
+            )
+        )
         return
     layers = dict.fromkeys(draw.layer for draw in report.metadata.draws)
-    click.echo(f"{report.path}: {report.size / 1024:.0f} KiB, {report.metadata.draws_per_row} draws a row in {', '.join(layers)}")
+    click.echo(
+        f"{report.path}: {report.size / 1024:.0f} KiB, "
+        f"{report.metadata.draws_per_row} draws a row in {', '.join(layers)}"
+    )
     _print_verification(report.verified)
     for note in report.notes:
         click.echo(f"note: {note}")
@@ -112,8 +138,8 @@ def _read(path: Path | None) -> Any:
 
 def _print_verification(report: Verification) -> None:
     click.echo(
-        f"verified: {report.samples} samples of {report.rows} rows ({report.data} inputs, seed {report.seed}) equal Keras' "
-        f"within {report.atol:g} + {report.rtol:g} * |sample|"
+        f"verified: {report.samples} samples of {report.rows} rows ({report.data} inputs, seed {report.seed}) "
+        f"equal Keras' within {report.atol:g} + {report.rtol:g} * |sample|"
     )
     for check in report.outputs:
         click.echo(f"  {check.name}: largest difference {check.max_abs:.2g}, relative {check.max_rel:.2g}")

@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 import tensorflow as tf
 import tf2onnx
-from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, ROWS, Metadata, Tensor
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, ROWS, Metadata, Tensor
 
 from . import onnx_recurrence
 from .errors import ConvertError
@@ -29,7 +30,9 @@ _IR_VERSION = 8
 _BATCH = "batch"
 
 
-def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]) -> onnx.ModelProto:
+def to_onnx(
+    traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]
+) -> onnx.ModelProto:
     """Convert a traced function to a checked ONNX model under the contract's names.
 
     Parameters
@@ -53,6 +56,7 @@ def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, .
     names_out = dict(zip([y.name for y in frozen.outputs], sorted(t.name for t in outputs), strict=True))
     calls = [_cut_out(graph, recurrence) for recurrence in traced.recurrences]
     with _quiet():
+        model: onnx.ModelProto
         try:
             model, _ = tf2onnx.convert.from_graph_def(
                 graph,
@@ -61,7 +65,7 @@ def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, .
                 output_names=[*names_out, *dict.fromkeys(name for call in calls for name in call.tensors)],
                 opset=OPSET,
                 tensors_to_rename={**names_in, **names_out},
-                custom_op_handlers={"FloorMod": (_floor_mod, [])},
+                custom_op_handlers={name: (handler, []) for name, handler in _HANDLERS.items()},
             )
         except Exception as error:
             raise ConvertError(f"tf2onnx cannot convert the traced model ({type(error).__name__}: {error})") from error
@@ -90,7 +94,9 @@ class _Cut(NamedTuple):
 
 def _cut_out(graph: Any, recurrence: Recurrence) -> _Cut:
     """Take a recurrence's call out of a frozen graph: its results become placeholders, what it needs stays."""
-    (node,) = [n for n in graph.node if n.op.endswith("PartitionedCall") and f"_{recurrence.name}" in n.attr["f"].func.name]
+    (node,) = [
+        n for n in graph.node if n.op.endswith("PartitionedCall") and f"_{recurrence.name}" in n.attr["f"].func.name
+    ]
     tensors = [name if ":" in name else f"{name}:0" for name in list(node.input)[: recurrence.tensor_count]]
     results = []
     renamed = {}
@@ -119,6 +125,25 @@ def _floor_mod(context: Any, node: Any, name: str, args: Any) -> None:
     whole = context.make_node("Floor", context.make_node("Div", inputs).output)
     product = context.make_node("Mul", [whole.output[0], inputs[1]])
     context.make_node("Sub", [inputs[0], product.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """1 - erf(x), which Keras' gelu needs and tf2onnx (1.17) does not know."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    one = context.make_const(f"{name}_one", np.ones((), onnx.helper.tensor_dtype_to_np_dtype(dtypes[0])))
+    erf = context.make_node("Erf", inputs)
+    context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _where(context: Any, node: Any, name: str, args: Any) -> None:
+    """``tf.where`` as ONNX has it; tf2onnx (1.17) multiplies by zeros and ones, which turns an infinity into NaN."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    context.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+_HANDLERS = {"FloorMod": _floor_mod, "Erfc": _erfc, "SelectV2": _where}
 
 
 def _sort(graph: onnx.GraphProto) -> None:
@@ -159,7 +184,9 @@ def temporary_beside(target: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _declare(model: onnx.ModelProto, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]) -> None:
+def _declare(
+    model: onnx.ModelProto, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]
+) -> None:
     """Give the graph's tensors the contract's order, axes and defaults."""
     graph = model.graph
     declared = {value.name: value for value in (*graph.input, *graph.output)}
@@ -178,7 +205,7 @@ def _declare(model: onnx.ModelProto, inputs: tuple[Tensor, ...], outputs: tuple[
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend([*own, *sorted(controls, key=lambda v: _CONTROLS.index(v.name))])
     graph.output.extend(samples)
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.int64(n), name) for name, n in defaults.items())
+    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n, np.int64), name) for name, n in defaults.items())
 
 
 _CONTROLS = ("seed", ROWS, NUM_SAMPLES, "first_sample")
@@ -192,11 +219,13 @@ def _refuse_operators(model: onnx.ModelProto) -> None:
             onnx.defs.get_schema(node.op_type, OPSET)
         except onnx.defs.SchemaError as error:
             raise ConvertError(
-                f"TensorFlow operator {node.op_type} (node {node.name!r}) has no counterpart in ONNX that tf2onnx knows; "
-                "replace the layer that uses it"
+                f"TensorFlow operator {node.op_type} (node {node.name!r}) has no counterpart in ONNX that tf2onnx "
+                "knows; replace the layer that uses it"
             ) from error
         if node.op_type.startswith(("Random", "Multinomial", "Bernoulli")):
-            raise ConvertError(f"node {node.name!r} ({node.op_type}) would draw numbers that no seed of the artifact reaches")
+            raise ConvertError(
+                f"node {node.name!r} ({node.op_type}) would draw numbers that no seed of the artifact reaches"
+            )
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -1,11 +1,11 @@
 """The exporter's errors, each for one stage of the way through it.
 
-    KeepdropError
-    └── ExportError
-        ├── LoadError      load: the Keras file cannot be read
-        ├── Refusal        plan: the model cannot be exported exactly; names the layer and the cure
-        ├── ConvertError   convert: TensorFlow's graph does not become a valid ONNX file
-        └── VerifyError    verify: the artifact's samples are not Keras'
+KeepdropError
+└── ExportError
+    ├── LoadError      load: the Keras file cannot be read
+    ├── Refusal        plan: the model cannot be exported exactly; names the layer and the cure
+    ├── ConvertError   convert: TensorFlow's graph does not become a valid ONNX file
+    └── VerifyError    verify: the artifact's samples are not Keras'
 """
 
 from __future__ import annotations

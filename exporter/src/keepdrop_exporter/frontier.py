@@ -67,13 +67,19 @@ class Frontier:
                 for y in keras.tree.flatten(outputs):
                     self._at_rows[y.ref()] = y
                 return outputs
-        elif (graph := keras_hooks.layer_graph(operation)) is not None and len(args) == 1 and kwargs.keys() <= {"training", "mask"}:
+        elif (
+            (graph := keras_hooks.layer_graph(operation)) is not None
+            and len(args) == 1
+            and kwargs.keys() <= {"training", "mask"}
+        ):
             return self._walk(graph, keras.tree.flatten(args[0]))
         args, kwargs = keras.tree.map_structure(self._repeat, (args, kwargs))
         return operation(*args, **kwargs)
 
     def _draws(self, operation: Any) -> bool:
-        return isinstance(operation, keras.Layer) and any(id(g) in self._drawing for g in keras_hooks.generators(operation))
+        return isinstance(operation, keras.Layer) and any(
+            id(g) in self._drawing for g in keras_hooks.generators(operation)
+        )
 
     def _repeat(self, x: Any) -> Any:
         if not tf.is_tensor(x) or x.ref() not in self._at_rows:

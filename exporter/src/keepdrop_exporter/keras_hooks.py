@@ -27,7 +27,9 @@ class RandomFunctions(Protocol):
     def dropout(self, inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
         """Stand in for ``keras.random.dropout``."""
 
-    def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+    def uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> tf.Tensor:
         """Stand in for ``keras.random.uniform``."""
 
     def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
@@ -102,7 +104,9 @@ def all_layers(model: keras.Model) -> list[keras.Layer]:
 
 def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     """Every seed generator that the layer or a layer inside it owns."""
-    found = {id(g): g for inner in layer._flatten_layers(include_self=True, recursive=True) for g in inner._seed_generators}
+    found = {
+        id(g): g for inner in layer._flatten_layers(include_self=True, recursive=True) for g in inner._seed_generators
+    }
     return list(found.values())
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
 from keepdrop.artifact import Draw
 
 from . import axes, philox

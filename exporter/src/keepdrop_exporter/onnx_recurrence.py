@@ -10,7 +10,8 @@ Axes: L time steps, P and Q the two batch axes, F features, H units.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -50,18 +51,18 @@ class Nodes:
         self._prefix = prefix
         self._count = 0
 
-    def constant(self, value: NDArray[np.generic]) -> str:
+    def constant(self, value: Any) -> str:
         """Add a constant; its name."""
         name = self._name()
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
         return name
 
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node of one output; the output's name."""
         (output,) = self.add_many(op, inputs, 1, **attributes)
         return output
 
-    def add_many(self, op: str, inputs: Sequence[str], outputs: int, **attributes: object) -> list[str]:
+    def add_many(self, op: str, inputs: Sequence[str], outputs: int, **attributes: Any) -> list[str]:
         """Add a node of several outputs; their names."""
         names = [self._name() for _ in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), names, name=names[0], **attributes))
@@ -113,7 +114,9 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     x = inputs[0]  # [L, P, 1, F]
     if r.input_masks:
         x = nodes.add("Mul", x, inputs[1])  # [L, P, Q, F]
-    lead = nodes.add("Shape", inputs[1] if r.input_masks else x, start=0 if r.input_masks else 1, end=2 if r.input_masks else 3)
+    lead = nodes.add(
+        "Shape", inputs[1] if r.input_masks else x, start=0 if r.input_masks else 1, end=2 if r.input_masks else 3
+    )
     merged = nodes.add("Reshape", x, nodes.constant(np.array([0, -1, r.features])))  # [L, N, F]
     order = _FUSED_ORDER[r.cell]
 
@@ -131,7 +134,7 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     activations = [r.activation] if r.cell == "RNN" else [r.recurrent_activation, r.activation]
     if r.cell == "LSTM":
         activations.append(r.activation)
-    attributes: dict[str, object] = {
+    attributes: dict[str, Any] = {
         "hidden_size": r.units,
         "direction": "reverse" if r.backward else "forward",
         "activations": [_FUSED[name][0] for name in activations],
@@ -163,7 +166,7 @@ def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     step = _Step(r, nodes, x, rest[: r.input_masks], rest[r.input_masks : r.input_masks + r.recurrent_masks])
     body = step.body
     old = [body.name("h"), body.name("c")][: 2 if r.cell == "LSTM" else 1]
-    new = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}[r.cell](r, body, step, *old)
+    new = _CELLS[r.cell](r, body, step, *old)
     output = new[0]
     if r.masked:
         counts = step.scan(inputs[-1])  # [P, 1 or Q, 1]
@@ -172,15 +175,21 @@ def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
         new = [body.add("Where", counts, n, o) for n, o in zip(new, old, strict=True)]
         output = output if r.zero_output_for_mask else new[0]
     emits = [body.add("Identity", output)] if r.sequences or r.zero_output_for_mask else []
-    floats = [*old, *(name for source, name in step.scanned if source != inputs[-1] or not r.masked)]
+    state_shape: list[str | int | None] = ["P", "Q", r.units]
     graph = helper.make_graph(
         body.nodes,
         f"{r.name}/step",
         [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT if name in floats else TensorProto.BOOL, None)
-            for name in (*old, *(name for _, name in step.scanned))
+            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, state_shape) for name in old),
+            # Older onnxruntime wants a shape for each, if only its rank.
+            *(
+                helper.make_tensor_value_info(
+                    name, TensorProto.BOOL if r.masked and source == inputs[-1] else TensorProto.FLOAT, [None] * 3
+                )
+                for source, name in step.scanned
+            ),
         ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in (*new, *emits)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, state_shape) for name in (*new, *emits)],
     )
     results = nodes.add_many(
         "Scan",
@@ -205,15 +214,21 @@ class _Step:
     ``body`` collects the nodes of the step; ``scanned`` lists what is scanned and the name of one step of it.
     """
 
-    def __init__(self, r: Recurrence, nodes: Nodes, x: str, input_keeps: Sequence[str], recurrent_keeps: Sequence[str]) -> None:
+    def __init__(
+        self, r: Recurrence, nodes: Nodes, x: str, input_keeps: Sequence[str], recurrent_keeps: Sequence[str]
+    ) -> None:
         self.body = nodes.body()
         self.scanned: list[tuple[str, str]] = []
         self._r, self._nodes, self._x = r, nodes, x
         self._input_keeps, self._recurrent_keeps = input_keeps, recurrent_keeps
         self._kernels = np.split(r.kernel * np.float32(r.input_scale if input_keeps else 1), r.gates, axis=1)
-        self._recurrent = np.split(r.recurrent_kernel * np.float32(r.recurrent_scale if recurrent_keeps else 1), r.gates, axis=1)
+        self._recurrent = np.split(
+            r.recurrent_kernel * np.float32(r.recurrent_scale if recurrent_keeps else 1), r.gates, axis=1
+        )
         keeps = [*input_keeps, *recurrent_keeps]
-        self._lead = nodes.add("Shape", keeps[0], start=0, end=2) if keeps else nodes.add("Shape", x, start=1, end=3)  # P, Q
+        self._lead = (
+            nodes.add("Shape", keeps[0], start=0, end=2) if keeps else nodes.add("Shape", x, start=1, end=3)
+        )  # P, Q
         self.zero_state = self._filled(0, r.units)
         self._ones: dict[int, str] = {}
         self._wide: str | None = None
@@ -227,14 +242,23 @@ class _Step:
     def sums(self, h: str, gates: Sequence[int], biases: Sequence[NDArray[np.float32]]) -> list[str]:
         """The whole sums of some gates, [P, Q, H] each."""
         if self._by_projection:
-            return [self.body.add("Add", self.recurrent(h, g), self.from_input(g, b)) for g, b in zip(gates, biases, strict=True)]
+            return [
+                self.body.add("Add", self.recurrent(h, g), self.from_input(g, b))
+                for g, b in zip(gates, biases, strict=True)
+            ]
         wide = self.body.add("Concat", h, self._input_and_one(), axis=-1)  # [P, Q, H + F + 1]
-        matrices = [np.concatenate([self._recurrent[g], self._kernels[g], b[None]]) for g, b in zip(gates, biases, strict=True)]
+        matrices = [
+            np.concatenate([self._recurrent[g], self._kernels[g], b[None]]) for g, b in zip(gates, biases, strict=True)
+        ]
         if self._input_keeps or self._recurrent_keeps:
             masked = [self.body.add("Mul", wide, self._mask(g, recurrent=True)) for g in gates]
             return [self.body.add("MatMul", m, self._nodes.constant(w)) for m, w in zip(masked, matrices, strict=True)]
         product = self.body.add("MatMul", wide, self._nodes.constant(np.concatenate(matrices, axis=1)))
-        return self.body.add_many("Split", [product], len(gates), axis=-1, num_outputs=len(gates)) if len(gates) > 1 else [product]
+        return (
+            self.body.add_many("Split", [product], len(gates), axis=-1, num_outputs=len(gates))
+            if len(gates) > 1
+            else [product]
+        )
 
     def recurrent(self, h: str, gate: int) -> str:
         """The part of a gate's sum that comes from ``h``."""
@@ -261,7 +285,9 @@ class _Step:
         """x_t and a one, for every sample: [P, Q, F + 1]."""
         if self._wide is None:
             n = self._nodes
-            each = n.add("Concat", n.add("Shape", self._x, start=0, end=1), self._lead, n.constant(np.array([1])), axis=0)
+            each = n.add(
+                "Concat", n.add("Shape", self._x, start=0, end=1), self._lead, n.constant(np.array([1])), axis=0
+            )
             ones = n.add("Expand", n.constant(np.ones((1, 1, 1, 1), np.float32)), each)
             self._wide = self.scan(n.add("Concat", n.add("Expand", self._x, each), ones, axis=-1))
         return self._wide
@@ -315,6 +341,9 @@ def _gru(r: Recurrence, body: Nodes, step: _Step, h: str) -> list[str]:
 
 def _rnn(r: Recurrence, body: Nodes, step: _Step, h: str) -> list[str]:
     return [_activate(body, r.activation, step.sums(h, [0], [r.bias])[0])]
+
+
+_CELLS: dict[str, Callable[..., list[str]]] = {"LSTM": _lstm, "GRU": _gru, "RNN": _rnn}
 
 
 def _activate(body: Nodes, name: str, x: str) -> str:

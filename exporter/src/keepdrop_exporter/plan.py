@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+
 from keepdrop.artifact import RESERVED_NAMES, Draw, Tensor
 
 from . import keras_hooks
@@ -71,8 +72,8 @@ def make_plan(model: keras.Model) -> Plan:
         short, long = (_record(model, inputs, batch, length) for batch, length in zip(_BATCHES, LENGTHS, strict=True))
     if not short.events:
         raise Refusal(
-            f"model {model.name!r}: nothing in it is random when training=True; add a Dropout layer, or set dropout= or "
-            "recurrent_dropout= of a recurrent layer (a rate of 0 draws nothing)"
+            f"model {model.name!r}: nothing in it is random when training=True; add a Dropout layer, or set dropout= "
+            "or recurrent_dropout= of a recurrent layer (a rate of 0 draws nothing)"
         )
     return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _NOTES)
 
@@ -86,7 +87,9 @@ def call_model(model: keras.Model, inputs: Sequence[tf.Tensor]) -> list[tf.Tenso
         One tensor an input of the model, in the order of ``model.inputs``.
     """
     structure = getattr(model, "_inputs_struct", None)
-    packed = inputs[0] if structure is None and len(inputs) == 1 else keras.tree.pack_sequence_as(structure, list(inputs))
+    packed = (
+        inputs[0] if structure is None and len(inputs) == 1 else keras.tree.pack_sequence_as(structure, list(inputs))
+    )
     return list(keras.tree.flatten(model(packed, training=True)))
 
 
@@ -124,7 +127,9 @@ class _Recorder:
         self._note("dropout", float(rate), shape, seed)
         return inputs * 1.0
 
-    def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+    def uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> tf.Tensor:
         self._note("uniform", None, shape, seed)
         return tf.ones(shape, dtype or "float32") * minval
 
@@ -157,7 +162,10 @@ class _Recorder:
                 f"{where} draws inside the time loop, anew in every step; draw once before the loop, as the dropout of "
                 "Keras' own recurrent cells does, or set unroll=True"
             )
-        static = [tf.get_static_value(n) if tf.is_tensor(n) else n for n in (shape if not tf.is_tensor(shape) else tf.get_static_value(shape))]
+        static = [
+            tf.get_static_value(n) if tf.is_tensor(n) else n
+            for n in (shape if not tf.is_tensor(shape) else tf.get_static_value(shape))
+        ]
         if not static or static[0] is None or static[0] % self._batch or any(n is None for n in static):
             raise Refusal(
                 f"{where} draws numbers of shape {tuple(static)} for a batch of {self._batch}: they are not one share "
@@ -166,7 +174,14 @@ class _Recorder:
         if seed not in self.generators:
             self.generators.append(seed)
         self.events.append(
-            _Event(where.removeprefix("layer ").strip("'"), argument, kind, rate, tuple(int(n) for n in static), self.generators.index(seed))
+            _Event(
+                where.removeprefix("layer ").strip("'"),
+                argument,
+                kind,
+                rate,
+                tuple(int(n) for n in static),
+                self.generators.index(seed),
+            )
         )
 
 
@@ -197,8 +212,9 @@ def _unrunnable(model: keras.Model, inputs: Sequence[Tensor], batch: int, error:
     fixed = [t.name for t, x in zip(inputs, model.inputs, strict=True) if x.shape[0] is not None]
     if fixed:
         return Refusal(
-            f"input {fixed[0]!r} fixes the batch size to {model.inputs[0].shape[0]} and the model does not run with {batch} "
-            f"rows ({reason}); build it again with keras.Input(shape=...) in place of batch_shape= and load the weights"
+            f"input {fixed[0]!r} fixes the batch size to {model.inputs[0].shape[0]} and the model does not run "
+            f"with {batch} rows ({reason}); build it again with keras.Input(shape=...) in place of batch_shape= and "
+            "load the weights"
         )
     if any(n is None for t in inputs for n in t.shape[1:]):
         return Refusal(f"model {model.name!r} does not run on inputs of length {LENGTHS}: {reason}")
@@ -218,10 +234,14 @@ def _draws(short: _Recorder, long: _Recorder) -> tuple[Draw, ...]:
         if near.shape[0] * _BATCHES[1] != far.shape[0] * _BATCHES[0]:
             raise Refusal(
                 f"layer {near.layer!r} draws numbers of shape {near.shape} for {_BATCHES[0]} rows and {far.shape} for "
-                f"{_BATCHES[1]}: they are not one share for each sample; let the first axis of what it draws be the batch"
+                f"{_BATCHES[1]}: they are not one share for each sample; let the first axis of what it draws be the "
+                "batch"
             )
         share = near.shape[0] // _BATCHES[0]
-        shape = (*((share,) if share > 1 else ()), *(a if a == b else None for a, b in zip(near.shape[1:], far.shape[1:], strict=True)))
+        shape = (
+            *((share,) if share > 1 else ()),
+            *(a if a == b else None for a, b in zip(near.shape[1:], far.shape[1:], strict=True)),
+        )
         offset = int(following[near.generator])
         following[near.generator] += 1
         draws.append(Draw(near.layer, near.argument, near.kind, near.rate, shape, near.generator, offset))
@@ -241,7 +261,9 @@ def _tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
         )
     inputs = tuple(Tensor(_name(x), x.dtype, (None, *x.shape[1:])) for x in model.inputs)
     names = _distinct([_name(y) for y in model.outputs])
-    outputs = tuple(Tensor(name, y.dtype, (None, None, *y.shape[1:])) for name, y in zip(names, model.outputs, strict=True))
+    outputs = tuple(
+        Tensor(name, y.dtype, (None, None, *y.shape[1:])) for name, y in zip(names, model.outputs, strict=True)
+    )
     return inputs, outputs
 
 
@@ -263,8 +285,8 @@ def _refuse_names(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if tensor.name in RESERVED_NAMES:
             raise Refusal(
-                f"a tensor of the model is called {tensor.name!r}, which the artifact uses for an input of its own; give the "
-                "layer another name and save the model again"
+                f"a tensor of the model is called {tensor.name!r}, which the artifact uses for an input of its own; "
+                "give the layer another name and save the model again"
             )
         if tensor.dtype == "string":
             raise Refusal(f"input {tensor.name!r} is of strings; look them up before the model and feed it integers")
@@ -284,15 +306,19 @@ def _refuse_layers(model: keras.Model) -> None:
             )
         if layer.compute_dtype in ("float16", "bfloat16", "float64"):
             raise Refusal(
-                f"layer {name!r} computes in {layer.compute_dtype}; the contract is of float32: build the model again under "
-                "keras.config.set_dtype_policy('float32') and load the weights"
+                f"layer {name!r} computes in {layer.compute_dtype}; the contract is of float32: build the model again "
+                "under keras.config.set_dtype_policy('float32') and load the weights"
             )
 
 
 def _refuse_operators(graph: Any, model: keras.Model) -> None:
     seeds = {id(g.state.value.handle) for g in keras_hooks.generators(model)}
     for op in graph.get_operations():
-        if op.type.startswith("Assign") and "Variable" in op.type and not any(id(captured) in seeds for captured in op.inputs):
+        if (
+            op.type.startswith("Assign")
+            and "Variable" in op.type
+            and not any(id(captured) in seeds for captured in op.inputs)
+        ):
             raise Refusal(
                 f"operator {op.name!r} changes a variable of the model in every forward pass; freeze that layer "
                 "(layer.trainable = False) or remove it: a sample must not depend on those before it"
@@ -301,6 +327,6 @@ def _refuse_operators(graph: Any, model: keras.Model) -> None:
     for node in nodes:
         if "Random" in node.op or "Multinomial" in node.op:
             raise Refusal(
-                f"operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; draw through "
-                "keras.random with a keras.random.SeedGenerator that the layer owns"
+                f"operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; draw "
+                "through keras.random with a keras.random.SeedGenerator that the layer owns"
             )

@@ -29,7 +29,18 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 # Keras' activations that ONNX has an operator for, or a composition of few.
 _ACTIVATIONS = {
     getattr(keras.activations, name): name
-    for name in ("tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "softsign", "softplus", "elu", "exponential", "silu")
+    for name in (
+        "tanh",
+        "sigmoid",
+        "relu",
+        "linear",
+        "hard_sigmoid",
+        "softsign",
+        "softplus",
+        "elu",
+        "exponential",
+        "silu",
+    )
 }
 
 
@@ -88,12 +99,12 @@ class Recurrence:
     @property
     def units(self) -> int:
         """The size H of the state."""
-        return self.recurrent_kernel.shape[0]
+        return int(self.recurrent_kernel.shape[0])
 
     @property
     def features(self) -> int:
         """The size F of one step's input."""
-        return self.kernel.shape[0]
+        return int(self.kernel.shape[0])
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,13 @@ class Recurrences:
         self._graph = tf.compat.v1.get_default_graph()
 
     def inner_loop(
-        self, original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
+        self,
+        original: Any,
+        layer: keras.layers.RNN,
+        sequences: tf.Tensor,
+        initial_state: Any,
+        mask: Any,
+        training: bool = False,
     ) -> Any:
         """Stand in for ``RNN.inner_loop`` of Keras: the same arguments, the same result."""
         mask = keras.tree.flatten(mask)[0] if mask is not None else None
@@ -146,9 +163,19 @@ class Recurrences:
         return self._lower(original, layer, sequences, mask, [keep for keep in keeps if keep is not None])
 
     def _keeps(self, cell: Any) -> list[tf.Tensor | None]:
-        return [self._masks.keep(mask) for mask in (*_listed(cell, "_dropout_mask"), *_listed(cell, "_recurrent_dropout_mask"))]
+        return [
+            self._masks.keep(mask)
+            for mask in (*_listed(cell, "_dropout_mask"), *_listed(cell, "_recurrent_dropout_mask"))
+        ]
 
-    def _lower(self, original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, mask: tf.Tensor | None, keeps: list[tf.Tensor]) -> Any:
+    def _lower(
+        self,
+        original: Any,
+        layer: keras.layers.RNN,
+        sequences: tf.Tensor,
+        mask: tf.Tensor | None,
+        keeps: list[tf.Tensor],
+    ) -> Any:
         cell = layer.cell
         origin = self._masks.row_origin(sequences)
         shared = bool(keeps) and origin is not None
@@ -161,7 +188,9 @@ class Recurrences:
             steps = tf.transpose(mask)
             rows = tf.shape(x, out_type=tf.int64)[0] if shared else -1
             samples = self._num_samples if shared else 1
-            tensors.append(axes.reshape(steps, [tf.shape(steps, out_type=tf.int64)[0], rows, samples, 1]))  # [L, P, Q, 1]
+            tensors.append(
+                axes.reshape(steps, [tf.shape(steps, out_type=tf.int64)[0], rows, samples, 1])
+            )  # [L, P, Q, 1]
 
         def keras_loop(*given: tf.Tensor) -> list[tf.Tensor]:
             return _run_keras(original, layer, recurrence, given)
@@ -178,7 +207,9 @@ class Recurrences:
         return output, output, states
 
 
-def _run_keras(original: Any, layer: keras.layers.RNN, recurrence: Recurrence, given: tuple[tf.Tensor, ...]) -> list[tf.Tensor]:
+def _run_keras(
+    original: Any, layer: keras.layers.RNN, recurrence: Recurrence, given: tuple[tf.Tensor, ...]
+) -> list[tf.Tensor]:
     """The body of a lowered loop in TensorFlow: Keras' own inner loop on [N, L, F]."""
     cell = layer.cell
     x, *rest = given
@@ -187,7 +218,9 @@ def _run_keras(original: Any, layer: keras.layers.RNN, recurrence: Recurrence, g
     wide = tf.broadcast_to(x, tf.concat([tf.shape(x)[:1], lead, tf.shape(x)[3:]], 0))
     wide.set_shape([None, None, None, recurrence.features])
     sequences = tf.transpose(_without_q(wide), [1, 0, 2])  # [N, L, F]
-    scales = [recurrence.input_scale] * recurrence.input_masks + [recurrence.recurrent_scale] * recurrence.recurrent_masks
+    scales = [recurrence.input_scale] * recurrence.input_masks + [
+        recurrence.recurrent_scale
+    ] * recurrence.recurrent_masks
     masks = [_without_q(keep) * np.float32(scale) for keep, scale in zip(keeps, scales, strict=True)]
     count = getattr(cell, "dropout_mask_count", None)
     kept = cell._dropout_mask, cell._recurrent_dropout_mask
@@ -199,7 +232,10 @@ def _run_keras(original: Any, layer: keras.layers.RNN, recurrence: Recurrence, g
     finally:
         cell._dropout_mask, cell._recurrent_dropout_mask = kept
     result = tf.transpose(outputs, [1, 0, 2]) if recurrence.sequences else last
-    unflat = [tf.reshape(y, tf.concat([tf.shape(y)[:-2], lead, [recurrence.units]], 0)) for y in (result, *keras.tree.flatten(states))]
+    unflat = [
+        tf.reshape(y, tf.concat([tf.shape(y)[:-2], lead, [recurrence.units]], 0))
+        for y in (result, *keras.tree.flatten(states))
+    ]
     return unflat if recurrence.states else unflat[:1]
 
 

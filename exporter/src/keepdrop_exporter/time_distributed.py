@@ -11,7 +11,9 @@ import keras
 import tensorflow as tf
 
 
-def fold_time(original: Any, layer: keras.layers.TimeDistributed, inputs: tf.Tensor, training: Any = None, mask: Any = None) -> Any:
+def fold_time(
+    original: Any, layer: keras.layers.TimeDistributed, inputs: tf.Tensor, training: Any = None, mask: Any = None
+) -> Any:
     """Stand in for ``TimeDistributed.call``: the same arguments, the same result."""
     inner = layer.layer
     if inputs.shape[1] is not None or (mask is not None and inner._call_has_mask_arg):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+
 from keepdrop.artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Draw
 
 from . import axes, keras_hooks
@@ -57,14 +58,18 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
                 outputs = _lowered(plan, call, replay, inputs, lowered)
             else:
                 outputs = plan.call([call.repeat(x) for x in inputs])
-        return {t.name: tf.identity(call.samples_first(y), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)}
+        return {
+            t.name: tf.identity(call.samples_first(y), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)
+        }
 
     with keras_hooks.sampling_state(plan.model):
         function = tf.function(sample, autograph=False).get_concrete_function(specs)
     return Traced(function, tuple(lowered))
 
 
-def _lowered(plan: Plan, call: Call, replay: _Replay, inputs: list[tf.Tensor], lowered: list[Recurrence]) -> list[tf.Tensor]:
+def _lowered(
+    plan: Plan, call: Call, replay: _Replay, inputs: list[tf.Tensor], lowered: list[Recurrence]
+) -> list[tf.Tensor]:
     frontier = Frontier(plan, call)
     recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples)
     replay.row_origin = frontier.row_origin
@@ -97,10 +102,10 @@ class _Replay:
         kept = self._numbers.keep(draw, count)
         origin = self.row_origin(inputs)
         if origin is None:
-            dropped = inputs * scale * axes.reshape(kept, [-1, *shape[1:]])
+            dropped = _drop(inputs * scale, axes.reshape(kept, [-1, *shape[1:]]))
         else:
             by_sample = axes.reshape(kept, [self._call.batch, self._call.num_samples, *shape[1:]])
-            dropped = axes.merge(tf.expand_dims(origin * scale, 1) * by_sample)
+            dropped = axes.merge(_drop(tf.expand_dims(origin * scale, 1), by_sample))
         self._kept[dropped.ref()] = kept
         return dropped
 
@@ -108,7 +113,9 @@ class _Replay:
         """The keep mask, float32 [B, T, K] of zeros and ones, that a dropout's result was made with."""
         return self._kept.get(dropped.ref())
 
-    def uniform(self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+    def uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> tf.Tensor:
         shape = _listed(shape)
         numbers = self._numbers.uniform(*self._next(seed, shape))
         return axes.reshape(numbers, [-1, *shape[1:]]) * (maxval - minval) + minval
@@ -125,6 +132,11 @@ class _Replay:
         """The generator's next draw, and how many numbers a sample takes of it."""
         draw = self._waiting[id(generator)].pop(0)
         return draw, tf.reduce_prod(axes.as_shape(shape)) // self._call.passes
+
+
+def _drop(x: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    # Not a product: what is dropped is zero even where it was infinite or NaN.
+    return tf.where(tf.cast(kept, tf.bool), x, np.float32(0))
 
 
 def _listed(shape: Any) -> list[Any]:

@@ -90,7 +90,7 @@ class Verification:
 
 @dataclass(frozen=True)
 class Cost:
-    """What drawing costs on one thread of the machine that verified: seconds a run, and for each sample of a row in it."""
+    """Seconds on one thread of the machine that verified: for a run, and for each sample of a row in it."""
 
     run: float
     sample: float

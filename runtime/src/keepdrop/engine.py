@@ -148,7 +148,9 @@ def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> 
 
 def run_limit(metadata: Metadata, request: Request) -> int:
     """How many samples x rows one run may have, so that it stays within about `RUN_BYTES`."""
-    lengths = [request.inputs[t.name].shape[i] for t in metadata.inputs for i, n in enumerate(t.shape) if i and n is None]
+    lengths = [
+        request.inputs[t.name].shape[i] for t in metadata.inputs for i, n in enumerate(t.shape) if i and n is None
+    ]
     longest = max(lengths, default=1)
 
     def count(shape: tuple[Optional[int], ...]) -> int:

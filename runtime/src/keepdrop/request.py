@@ -110,7 +110,14 @@ def _fitted(tensor: Tensor, value: Any) -> NDArray[Any]:
             f"input {tensor.name!r} is not an array ({error}); give one array of {_form(tensor)}"
         ) from error
     _check_shape(tensor, array)
-    return np.ascontiguousarray(_cast(tensor, array))
+    fitted = np.ascontiguousarray(_cast(tensor, array))
+    if fitted.dtype.kind == "f" and not np.isfinite(fitted).all():
+        row = int(np.argwhere(~np.isfinite(fitted))[0, 0])
+        raise InputError(
+            f"input {tensor.name!r} holds NaN or infinity, first in row {row}; fill or drop such rows: "
+            "onnxruntime's recurrent operators turn them into numbers like any others"
+        )
+    return fitted
 
 
 def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
+
 from keepdrop import __version__
 from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Metadata, Verification
-from numpy.typing import NDArray
 
 from . import convert
 from .errors import ExportError
 from .load import load_model, source_sha256
 from .plan import Plan, make_plan
 from .trace import trace
-from .verify import ATOL, RTOL, measure_cost, verify_plan
+from .verification import ATOL, RTOL, measure_cost, verify_plan
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import keepdrop
 import keras
 import numpy as np
+from numpy.typing import NDArray
+
+import keepdrop
 from keepdrop.artifact import Cost, OutputCheck, Tensor, Verification
 from keepdrop.request import check
 from keepdrop.session import Session
-from numpy.typing import NDArray
 
 from . import keras_hooks
 from .errors import VerifyError
@@ -71,7 +72,9 @@ def verify(
         same seed others; or samples depend on how a call is cut into chunks.
     """
     keras_model = load_model(model) if isinstance(model, (str, Path)) else model
-    return verify_plan(make_plan(keras_model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+    return verify_plan(
+        make_plan(keras_model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol
+    )
 
 
 def verify_plan(
@@ -107,7 +110,9 @@ def verify_plan(
                 f"the Keras model does not run on inputs of shape {shapes}; check their values: {reason}"
             ) from error
 
-        def draw(x: Arrays = x, ids: NDArray[np.int64] = ids, *, seed: int = seed, samples: int = samples, first: int = 0) -> Samples:
+        def draw(
+            x: Arrays = x, ids: NDArray[np.int64] = ids, *, seed: int = seed, samples: int = samples, first: int = 0
+        ) -> Samples:
             try:
                 drawn = session.sample(x, samples=samples, seed=seed, rows=ids, first_sample=first)
             except keepdrop.KeepdropError as error:
@@ -116,8 +121,8 @@ def verify_plan(
             return drawn if isinstance(drawn, dict) else {plan.outputs[0].name: drawn}
 
         got = draw()
-        for name, check in _compare(got, expected, atol, rtol, "differs from Keras").items():
-            worst[name] = _worse(worst.get(name), check)
+        for name, found in _compare(got, expected, atol, rtol, "differs from Keras").items():
+            worst[name] = _worse(worst.get(name), found)
         _behaves(draw, x, ids, got, samples, seed, atol, rtol)
     return Verification(
         rows=count,
@@ -152,7 +157,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
-    """The samples as the contract defines them, by the untouched Keras model row after row: [T, B, ...] by output name."""
+    """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each."""
     start = [min(d.offset for d in plan.draws if d.generator == i) for i in range(len(plan.generators))]
     per_row = []
     with keras_hooks.sampling_state(plan.model):
@@ -169,7 +174,14 @@ def _int64(number: int) -> int:
 
 
 def _behaves(
-    draw: Callable[..., Samples], x: Arrays, ids: NDArray[np.int64], got: Samples, samples: int, seed: int, atol: float, rtol: float
+    draw: Callable[..., Samples],
+    x: Arrays,
+    ids: NDArray[np.int64],
+    got: Samples,
+    samples: int,
+    seed: int,
+    atol: float,
+    rtol: float,
 ) -> None:
     if all(np.ptp(y, axis=0).max() == 0 for y in got.values()):
         raise VerifyError(f"no output varies over {samples} samples: dropout is not active in the artifact")
@@ -198,13 +210,15 @@ def _compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: s
         difference = np.where(np.isnan(want) | (have == want), 0.0, np.abs(have.astype(np.float64) - want))
         excess = np.where(same_nan, difference - (atol + rtol * np.abs(np.nan_to_num(want))), np.inf)
         checks[name] = OutputCheck(
-            name, float(difference.max()), float((difference / np.maximum(np.abs(np.nan_to_num(want)), ATOL / RTOL)).max())
+            name,
+            float(difference.max()),
+            float((difference / np.maximum(np.abs(np.nan_to_num(want)), ATOL / RTOL)).max()),
         )
         if excess.max() > 0:
             sample, row = np.unravel_index(int(excess.argmax()), excess.shape)[:2]
             raise VerifyError(
-                f"output {name!r} {fault}: by up to {checks[name].max_abs:.3g} (sample {sample}, row {row} of those compared); "
-                f"allowed are {atol:g} + {rtol:g} * |expected|"
+                f"output {name!r} {fault}: by up to {checks[name].max_abs:.3g} (sample {sample}, row {row} of those "
+                f"compared); allowed are {atol:g} + {rtol:g} * |expected|"
             )
     return checks
 
@@ -217,7 +231,10 @@ def _given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.gener
     named = {plan.inputs[0].name: data} if isinstance(data, np.ndarray) else dict(data)
     missing = [t.name for t in plan.inputs if t.name not in named]
     if missing or (isinstance(data, np.ndarray) and len(plan.inputs) > 1):
-        raise VerifyError(f"the data lack input {(missing or [plan.inputs[1].name])[0]!r}; the model's inputs are {[t.name for t in plan.inputs]}")
+        raise VerifyError(
+            f"the data lack input {(missing or [plan.inputs[1].name])[0]!r}; "
+            f"the model's inputs are {[t.name for t in plan.inputs]}"
+        )
     taken = {t.name: np.asarray(named[t.name][:rows]).astype(t.dtype, copy=False) for t in plan.inputs}
     lengths = {name: len(array) for name, array in taken.items()}
     if 0 in lengths.values() or len(set(lengths.values())) > 1:
@@ -230,12 +247,17 @@ def _random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
     dynamic = any(n is None for t in plan.inputs for n in t.shape[1:])
     limits = keras_hooks.vocabulary_sizes(plan.model)
     return [
-        {t.name: _random_input(t, (rows, *(length if n is None else n for n in t.shape[1:])), limits.get(i), rng) for i, t in enumerate(plan.inputs)}
+        {
+            t.name: _random_input(t, (rows, *(length if n is None else n for n in t.shape[1:])), limits.get(i), rng)
+            for i, t in enumerate(plan.inputs)
+        }
         for length in (LENGTHS if dynamic else LENGTHS[:1])
     ]
 
 
-def _random_input(tensor: Tensor, shape: Sequence[int], limit: int | None, rng: np.random.Generator) -> NDArray[np.generic]:
+def _random_input(
+    tensor: Tensor, shape: Sequence[int], limit: int | None, rng: np.random.Generator
+) -> NDArray[np.generic]:
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
     if limit is not None or "int" in tensor.dtype:

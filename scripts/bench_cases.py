@@ -1,0 +1,136 @@
+"""The cases of the bench: model, data, and the files made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import keepdrop
+
+
+@contextlib.contextmanager
+def _silent_start() -> Iterator[None]:
+    """TensorFlow reports missing GPUs before any setting of its log level counts."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+with _silent_start():
+    import keras
+
+    from keepdrop_exporter import convert, export
+    from keepdrop_exporter.plan import make_plan
+    from keepdrop_exporter.trace import trace
+
+RATE = 0.25
+SEED = 7
+INPUT = "series"
+GATES = {"lstm": 4, "gru": 3, "bidirectional": 8, "head": 0}
+"""Products a step under masks of their own; both directions of a Bidirectional. The head has none."""
+
+REPEATED = "repeated batch"
+XLA = "XLA"
+FLOOR = "floor"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and how much is asked of it. `targets` are those of issue 3, by contestant.
+
+    They say how many times faster than the contestant keepdrop should be; of the floor, how many times its time it
+    may take.
+    """
+
+    kind: str
+    steps: int
+    samples: int
+    features: int
+    units: int
+    rows: int = 1
+    targets: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        size = f"{self.steps}x{self.samples}x{self.features}x{self.units}"
+        return f"{self.kind}-{size}" + (f"-{self.rows}rows" if self.rows > 1 else "")
+
+    @property
+    def model_name(self) -> str:
+        """The same for cases that ask the same model for more or less."""
+        return f"{self.kind}-{self.steps}x{self.features}x{self.units}"
+
+
+CASES = (
+    Case("lstm", 2, 100, 8, 32, targets={REPEATED: 2.0, XLA: 2.0}),
+    Case("lstm", 50, 100, 8, 64, targets={REPEATED: 2.2, XLA: 1.5}),
+    Case("lstm", 100, 50, 16, 128, targets={REPEATED: 2.2, XLA: 1.5}),
+    Case("lstm", 50, 1000, 8, 64, targets={REPEATED: 3.0, XLA: 2.0, FLOOR: 2.2}),
+    Case("lstm", 50, 100, 8, 64, rows=16, targets={REPEATED: 3.0, XLA: 2.0}),
+    Case("gru", 50, 100, 8, 64, targets={REPEATED: 2.0, XLA: 1.3}),
+    Case("bidirectional", 50, 100, 8, 64, targets={REPEATED: 2.0, XLA: 1.3}),
+    Case("head", 50, 100, 8, 64),
+    Case("lstm", 2, 1, 8, 32),
+    Case("lstm", 2, 10, 8, 32),
+)
+BASE = Case("lstm", 50, 100, 8, 64)
+HEAD = Case("head", 50, 100, 8, 64)
+
+
+def build_model(case: Case) -> keras.Model:
+    keras.utils.set_random_seed(SEED)
+    layers = keras.layers
+    dropped = {"dropout": RATE, "recurrent_dropout": RATE}
+    body: dict[str, Any] = {
+        "lstm": lambda: [layers.LSTM(case.units, **dropped)],
+        "gru": lambda: [layers.GRU(case.units, **dropped)],
+        "bidirectional": lambda: [layers.Bidirectional(layers.LSTM(case.units, **dropped))],
+        "head": lambda: [layers.LSTM(case.units), layers.Dropout(0.5)],
+    }
+    series = keras.Input((case.steps, case.features), name=INPUT)
+    return keras.Sequential([series, *body[case.kind](), layers.Dense(2, name="forecast")])
+
+
+def data(case: Case) -> NDArray[np.float32]:
+    """[rows, steps, features]"""
+    return np.random.default_rng(SEED).standard_normal((case.rows, case.steps, case.features), np.float32)
+
+
+def artifact(case: Case, model: keras.Model, folder: Path) -> Path:
+    """What `keepdrop export` writes, verified against Keras. Weights are seeded, so there is one file a model."""
+    path = folder / f"{case.model_name}.onnx"
+    if not path.exists():
+        export(model, path, rows=2, samples=8)
+    return path
+
+
+def plain_conversion(case: Case, model: keras.Model, exported: Path, folder: Path) -> Path:
+    """The same traced model as Keras runs it, converted without the fast lowering."""
+    path = folder / f"{case.model_name}-plain.onnx"
+    if path.exists():
+        return path
+    plan = make_plan(model)
+    metadata = keepdrop.load(exported, threads=1).metadata
+    defaults = {"num_samples": metadata.default_samples, "first_sample": 0}
+    proto = convert.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs, defaults)
+    path.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+    return path
+
+
+def check_equal(got: NDArray[Any], expected: NDArray[Any], what: str) -> None:
+    """A benchmark of wrong numbers is worthless. The tolerance is that of `keepdrop verify`."""
+    if got.shape != expected.shape or not np.allclose(got, expected, atol=1e-5, rtol=1e-4):
+        worst = np.abs(got - expected).max() if got.shape == expected.shape else f"shapes {got.shape}, {expected.shape}"
+        raise SystemExit(f"bench: {what}: results differ ({worst}); nothing is worth timing until they agree")

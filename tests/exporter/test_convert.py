@@ -1,0 +1,159 @@
+"""Stage 4: the file is the contract's graph, in operators that every onnxruntime from 1.16 on has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import keepdrop
+from keepdrop_exporter import Report
+from keepdrop_exporter.plan import make_plan
+
+BATCH, SAMPLES = "batch", "num_samples"
+FLOAT, INT32, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.INT64
+CONTROLS = {"seed": (INT64, []), "rows": (INT64, [BATCH]), "num_samples": (INT64, []), "first_sample": (INT64, [])}
+
+
+@pytest.fixture(params=["forecaster", "sentence"])
+def report(request: pytest.FixtureRequest) -> Report:
+    made = request.getfixturevalue(request.param)
+    return made if isinstance(made, Report) else made.report
+
+
+@pytest.fixture
+def proto(report: Report) -> onnx.ModelProto:
+    return onnx.load(report.path, load_external_data=False)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def _declared(values: Any) -> dict[str, tuple[int, list[str | int]]]:
+    return {
+        v.name: (v.type.tensor_type.elem_type, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in values
+    }
+
+
+def test_versions(proto: onnx.ModelProto) -> None:
+    assert [(o.domain, o.version) for o in proto.opset_import if o.domain in ("", "ai.onnx")] == [("", 18)]
+    assert proto.ir_version <= 8
+
+
+def test_operators(proto: onnx.ModelProto) -> None:
+    nodes = list(_nodes(proto.graph))
+    assert {n.domain for n in nodes} <= {"", "ai.onnx"}
+    for node in nodes:
+        onnx.defs.get_schema(node.op_type, 18)
+    forbidden = ("Random", "Multinomial", "Bernoulli", "Dropout")
+    assert [n.op_type for n in nodes if n.op_type.startswith(forbidden)] == []
+    assert list(proto.functions) == []
+
+
+def test_self_contained(proto: onnx.ModelProto) -> None:
+    assert [t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL] == []
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def test_no_multiplication_of_uint64(proto: onnx.ModelProto) -> None:
+    """onnxruntime has had it since 1.20 only."""
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    types = {t.name: t.data_type for t in inferred.graph.initializer}
+    types.update({v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.input)})
+    products = [n for n in inferred.graph.node if n.op_type == "Mul"]
+    assert INT64 in {types[n.output[0]] for n in products if n.output[0] in types}
+    assert [n.name for n in products if onnx.TensorProto.UINT64 in [types.get(x) for x in (*n.input, *n.output)]] == []
+
+
+def test_tensors_of_the_forecaster(forecaster: Report) -> None:
+    graph = onnx.load(forecaster.path).graph
+    assert _declared(graph.input) == {"window": (FLOAT, [BATCH, 9, 3]), **CONTROLS}
+    assert _declared(graph.output) == {"forecast": (FLOAT, [SAMPLES, BATCH, 2])}
+    assert _defaults(graph) == {"num_samples": 12, "first_sample": 0}
+
+
+def test_tensors_of_the_sentence(sentence: Any) -> None:
+    graph = onnx.load(sentence.report.path).graph
+    inputs = _declared(graph.input)
+    kind, axes = inputs.pop("words")
+    assert kind == INT32 and axes[0] == BATCH and isinstance(axes[1], str) and axes[1] not in (BATCH, SAMPLES, "")
+    assert inputs == {"extra": (FLOAT, [BATCH, 4]), **CONTROLS}
+    assert _declared(graph.output) == {"mood": (FLOAT, [SAMPLES, BATCH, 2]), "length": (FLOAT, [SAMPLES, BATCH, 1])}
+    assert _defaults(graph) == {"num_samples": 100, "first_sample": 0}
+
+
+def _defaults(graph: onnx.GraphProto) -> dict[str, int]:
+    values = {t.name: int(onnx.numpy_helper.to_array(t)) for t in graph.initializer if t.name in CONTROLS}
+    return dict(sorted(values.items(), reverse=True))
+
+
+def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_file: Any) -> None:
+    (entry,) = onnx.load(forecaster.path).metadata_props
+    assert entry.key == "keepdrop"
+    fields = json.loads(entry.value)
+    assert (
+        fields.pop("source_sha256") == forecaster.metadata.source_sha256
+        and len(forecaster.metadata.source_sha256) == 64
+    )
+    verified, draws, cost = fields.pop("verified"), fields.pop("draws"), fields.pop("cost")
+    assert all(seconds > 0 for seconds in cost.values()) and set(cost) == {"run", "sample"}
+    assert fields == {
+        "contract": 1,
+        "keepdrop_version": keepdrop.__version__,
+        "keras_version": keras.__version__,
+        "inputs": [{"name": "window", "dtype": "float32", "shape": [None, 9, 3]}],
+        "outputs": [{"name": "forecast", "dtype": "float32", "shape": [None, None, 2]}],
+        "draws_per_row": 8,
+        "default_samples": 12,
+    }
+    assert draws[0] == {
+        "layer": "lstm",
+        "argument": "dropout",
+        "kind": "dropout",
+        "rate": 0.25,
+        "shape": [3],
+        "generator": 0,
+        "offset": 0,
+    }
+    assert [d["offset"] for d in draws] == list(range(8))
+    assert verified["rows"] == 4 and verified["samples"] == 16 and verified["data"] == "random"
+    assert [o["name"] for o in verified["outputs"]] == ["forecast"]
+    assert 0 <= verified["outputs"][0]["max_abs"] < verified["atol"] == 1e-5
+
+
+def test_metadata_is_what_was_planned(sentence: Any) -> None:
+    plan = make_plan(sentence.model)
+    metadata = keepdrop.load(sentence.report.path).metadata
+    assert metadata == sentence.report.metadata
+    assert (metadata.draws, metadata.inputs, metadata.outputs) == (plan.draws, plan.inputs, plan.outputs)
+    assert metadata.source_sha256 is None
+
+
+def test_optional_inputs_are_optional(forecaster: Report) -> None:
+    """Through bare onnxruntime, as another language would call the graph."""
+    session = onnxruntime.InferenceSession(forecaster.path.read_bytes(), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["window", "seed", "rows"]
+    assert {i.name for i in session.get_overridable_initializers()} == {"num_samples", "first_sample"}
+    x = np.random.default_rng(0).standard_normal((3, 9, 3)).astype(np.float32)
+    needed = {"window": x, "seed": np.array(7, np.int64), "rows": np.arange(3)}
+    (default,) = session.run(None, needed)
+    assert default.shape == (12, 3, 2)
+    (four,) = session.run(None, {**needed, "num_samples": np.array(4, np.int64)})
+    (after,) = session.run(
+        None, {**needed, "first_sample": np.array(8, np.int64), "num_samples": np.array(4, np.int64)}
+    )
+    np.testing.assert_allclose(four, default[:4], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(after, default[8:], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(default, keepdrop.load(forecaster.path, threads=1).sample(x, seed=7))

@@ -1,0 +1,139 @@
+"""Stage 5: what verify reports, and which files and data it does not accept."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from keras import layers
+
+import keepdrop
+import keepdrop_exporter
+from keepdrop_exporter import Report, VerifyError
+
+
+def test_report(forecaster: Report, forecaster_file: Path) -> None:
+    report = keepdrop_exporter.verify(forecaster_file, forecaster.path, rows=3, samples=5, seed=11)
+    assert dataclasses.replace(report, outputs=()) == keepdrop.artifact.Verification(
+        rows=3, samples=5, seed=11, atol=1e-5, rtol=1e-4, data="random", outputs=()
+    )
+    (check,) = report.outputs
+    assert check.name == "forecast" and 0 <= check.max_abs < 1e-5 and 0 <= check.max_rel < 1e-3
+
+
+def test_every_output_is_reported(sentence: Any) -> None:
+    report = keepdrop_exporter.verify(sentence.model, sentence.report.path)
+    assert [check.name for check in report.outputs] == ["mood", "length"]
+
+
+def test_given_data(sentence: Any) -> None:
+    report = keepdrop_exporter.verify(sentence.model, sentence.report.path, data=sentence.data)
+    assert report.data == "given"
+
+
+def test_fewer_data_than_rows(sentence: Any) -> None:
+    data = {name: array[:2] for name, array in sentence.data.items()}
+    assert keepdrop_exporter.verify(sentence.model, sentence.report.path, data=data, rows=4).rows == 2
+
+
+def test_a_single_array_of_data(forecaster: Report, forecaster_file: Path) -> None:
+    data = np.random.default_rng(0).standard_normal((20, 9, 3))  # float64, as np.loadtxt gives it
+    assert keepdrop_exporter.verify(forecaster_file, forecaster.path, data=data, rows=6).data == "given"
+
+
+def test_data_are_what_is_compared(forecaster: Report, forecaster_file: Path) -> None:
+    """Inputs that are not numbers show that these very inputs were used."""
+    data = np.full((4, 9, 3), np.inf, np.float32)
+    with pytest.raises(VerifyError):
+        keepdrop_exporter.verify(forecaster_file, forecaster.path, data=data)
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (lambda data: {"words": data["words"]}, "extra"),
+        (lambda data: data["extra"], "words"),
+        (lambda data: {**data, "extra": data["extra"][:, :3]}, "extra"),
+        (lambda data: {**data, "words": data["words"] + 11}, "words"),
+        (lambda data: {name: array[:0] for name, array in data.items()}, "at least one"),
+        (lambda data: {**data, "words": data["words"][:2]}, "the same number"),
+    ],
+    ids=[
+        "an input missing",
+        "one array for two inputs",
+        "another shape",
+        "ids that the Embedding lacks",
+        "no rows",
+        "unequal numbers of rows",
+    ],
+)
+def test_wrong_data(sentence: Any, data: Any, text: str) -> None:
+    with pytest.raises(VerifyError, match=text) as caught:
+        keepdrop_exporter.verify(sentence.model, sentence.report.path, data=data(sentence.data))
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"rows": 0}, {"samples": 1}, {"samples": 0}])
+def test_too_little_to_compare(forecaster: Report, forecaster_file: Path, options: dict[str, int]) -> None:
+    with pytest.raises(VerifyError, match="at least 1 row and 2 samples"):
+        keepdrop_exporter.verify(forecaster_file, forecaster.path, **options)
+
+
+def test_no_tolerance_at_all(forecaster: Report, forecaster_file: Path) -> None:
+    with pytest.raises(VerifyError, match="allowed are 0 [+] 0"):
+        keepdrop_exporter.verify(forecaster_file, forecaster.path, atol=0, rtol=0)
+
+
+def test_one_row_is_enough(forecaster: Report, forecaster_file: Path) -> None:
+    assert keepdrop_exporter.verify(forecaster_file, forecaster.path, rows=1, samples=2).rows == 1
+
+
+@pytest.mark.parametrize("rates", [(0.25, 0.4), (0.3, 0.5)])
+def test_the_file_of_a_model_with_other_draws(forecaster: Report, rates: tuple[float, float]) -> None:
+    other = _lstm(*rates)
+    with pytest.raises(VerifyError, match="made from another model.*their draws differ"):
+        keepdrop_exporter.verify(other, forecaster.path)
+
+
+def test_the_file_of_a_model_with_other_weights(forecaster: Report) -> None:
+    with pytest.raises(VerifyError, match="'forecast' differs from Keras.*by up to"):
+        keepdrop_exporter.verify(_lstm(0.25, 0.5), forecaster.path)
+
+
+def test_a_single_weight_that_differs(forecaster: Report, forecaster_file: Path) -> None:
+    model = keras.models.load_model(forecaster_file)
+    bias = model.get_layer("forecast").bias
+    bias.assign(bias + np.float32([0.0, 1e-3]))
+    with pytest.raises(VerifyError, match="differs from Keras"):
+        keepdrop_exporter.verify(model, forecaster.path)
+    keepdrop_exporter.verify(model, forecaster.path, atol=2e-3)
+
+
+def _lstm(dropout: float, recurrent: float) -> keras.Model:
+    keras.utils.set_random_seed(99)
+    lstm = layers.LSTM(5, dropout=dropout, recurrent_dropout=recurrent, name="lstm")
+    return keras.Sequential([keras.Input((9, 3), name="window"), lstm, layers.Dense(2, name="forecast")])
+
+
+def test_a_file_of_another_converter(tmp_path: Path, forecaster: Report, forecaster_file: Path) -> None:
+    proto = onnx.load(forecaster.path)
+    del proto.metadata_props[:]
+    onnx.save(proto, tmp_path / "bare.onnx")
+    with pytest.raises(keepdrop.ArtifactError, match="bare.onnx.*keepdrop export"):
+        keepdrop_exporter.verify(forecaster_file, tmp_path / "bare.onnx")
+
+
+@pytest.mark.parametrize("seed", [0, 7, -3, 2**40, -(2**63)])
+def test_any_seed(forecaster: Report, forecaster_file: Path, seed: int) -> None:
+    assert keepdrop_exporter.verify(forecaster_file, forecaster.path, seed=seed, rows=2, samples=3).seed == seed
+
+
+def test_the_model_is_left_untouched(sentence: Any) -> None:
+    before = [variable.numpy() for variable in sentence.model.variables]
+    keepdrop_exporter.verify(sentence.model, sentence.report.path)
+    assert all(np.array_equal(v.numpy(), b) for v, b in zip(sentence.model.variables, before, strict=True))
