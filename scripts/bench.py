@@ -18,17 +18,17 @@ from typing import Any
 
 # First: it silences TensorFlow's start.
 import bench_cases  # isort: skip
-import bench_measure
 import keras
 import numpy as np
 import onnx
 import onnxruntime
 import tensorflow as tf
 import tf2onnx
+
+import bench_measure
+import keepdrop
 from bench_report import markdown
 from bench_timing import FULL, QUICK
-
-import keepdrop
 
 
 def main() -> None:

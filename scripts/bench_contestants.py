@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
+import keepdrop
 from bench_cases import (
     FLOOR,
     GATES,
@@ -24,9 +27,6 @@ from bench_cases import (
 )
 from bench_graphs import Floor
 from bench_timing import Contestant, Effort
-from numpy.typing import NDArray
-
-import keepdrop
 
 KEEPDROP = "keepdrop"
 RECIPE = "predict in a loop"

@@ -14,9 +14,10 @@ import onnx
 import onnxruntime
 import tensorflow as tf
 import tf2onnx
-from bench_cases import GATES, INPUT, SEED, Case, check_equal
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from bench_cases import GATES, INPUT, SEED, Case, check_equal
 
 OPSET = 18
 IR_VERSION = 8

@@ -13,8 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import bench_contestants as by
 import numpy as np
+
+import bench_contestants as by
 from bench_cases import BASE, FLOOR, HEAD, INPUT, REPEATED, Case, artifact, build_model, data
 from bench_graphs import Deterministic, Generator
 from bench_timing import Contestant, Effort, Times, race, ratio, spread

@@ -7,10 +7,7 @@ degrees). So the errors below are the model's own and not the weather's surprise
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,25 +18,11 @@ from matplotlib import pyplot as plt
 from vega_datasets import data
 
 import keepdrop
-
-
-@contextlib.contextmanager
-def silent_start() -> Iterator[None]:
-    """TensorFlow reports missing GPUs before any setting of its log level counts."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
+import keepdrop_exporter
+from keepdrop_exporter.cli import silent_start
 
 with silent_start():
     import keras
-
-    import keepdrop_exporter
 
 matplotlib.use("Agg")
 

@@ -191,7 +191,7 @@ def test_a_wrong_step_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(step, "sums", lambda h, gates, biases: [sums(h, gates, biases)[g] for g in (1, 0, 2, 3)])
         return lstm(r, body, step, h, c)
 
-    monkeypatch.setattr(onnx_recurrence, "_lstm", swapped)
+    monkeypatch.setitem(onnx_recurrence._CELLS, "LSTM", swapped)
     with pytest.raises(keepdrop_exporter.VerifyError, match="differs from Keras"):
         keepdrop_exporter.export(model_of([L.LSTM(UNITS, recurrent_dropout=0.2)]), tmp_path / "m.onnx")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +121,25 @@ def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, **opti
         _print_verification(report)
 
 
-def _exporter() -> Any:
-    # TensorFlow reads this when it is first imported; its notes on CPU features bury ours.
+@contextlib.contextmanager
+def silent_start() -> Iterator[None]:
+    """Let TensorFlow be imported without its notes on GPUs and CPU features, which come before any log level counts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _exporter() -> Any:
+    with silent_start():
+        import tensorflow  # noqa: F401
     import keepdrop_exporter
 
     return keepdrop_exporter

@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+from unittest import mock
 
 import keras
 import tensorflow as tf
@@ -17,6 +19,9 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend import random as _backend_random
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
+
+# The package's attribute of that name is a function.
+_backend_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
 
 _UNSUPPORTED = ("randint", "categorical", "truncated_normal", "shuffle", "gamma", "binomial", "beta")
 
@@ -72,14 +77,19 @@ def plain_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sampling_state(model: keras.Model) -> Iterator[None]:
-    """Freeze BatchNormalization, and leave the model as it was found: flags, variables and cached masks."""
+    """Run the model as the contract says, and leave it as it was found: flags, variables and cached masks.
+
+    BatchNormalization is frozen. GPUs are left out: the contract's numbers are those of TensorFlow on a CPU, and
+    Keras' recurrent layers would take operators of cuDNN that no other machine has.
+    """
     norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     trainable = [layer.trainable for layer in norms]
     kept = [(variable, variable.numpy()) for variable in non_trainable_state(model)]
     try:
         for layer in norms:
             layer.trainable = False
-        yield
+        with tf.device("/CPU:0"), mock.patch.object(_backend_rnn, "_is_gpu_available", lambda: False):
+            yield
     finally:
         for layer, flag in zip(norms, trainable, strict=True):
             layer.trainable = flag
