@@ -1,5 +1,6 @@
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from keepdrop import engine, model
 from keepdrop.artifact import Cost, Draw
 from keepdrop.engine import Chunk, plan_chunks, run_limit, worthwhile_workers
 from keepdrop.request import Request
+from keepdrop.session import Session
 
 SIZES = [(1, 1), (1, 7), (100, 1), (3, 50), (101, 13), (4096, 1), (4097, 3), (1, 10_001), (9000, 7), (333, 1000)]
 
@@ -50,7 +52,7 @@ def test_every_worker_gets_as_many_chunks() -> None:
 
 @pytest.mark.parametrize(
     ("sample_rows", "threads", "sample", "workers"),
-    [(1, 8, 1.0, 1), (2, 8, 1.0, 2), (100, 1, 1.0, 1), (100, 2, 1e-6, 1), (100, 2, 1e-5, 2), (10**6, 4, 1e-6, 4)],
+    [(1, 8, 1.0, 1), (2, 8, 1.0, 2), (100, 1, 1.0, 1), (100, 2, 2e-6, 1), (100, 2, 1e-5, 2), (10**6, 4, 1e-6, 4)],
 )
 def test_workers_are_woken_where_they_save_more_than_the_waking(
     sample_rows: int, threads: int, sample: float, workers: int
@@ -61,8 +63,7 @@ def test_workers_are_woken_where_they_save_more_than_the_waking(
 @pytest.mark.parametrize("numbers", [1, 100, 10_000, 10**9])
 def test_a_run_stays_within_its_memory(metadata, numbers: int) -> None:
     draws = (Draw("dropout", "rate", "dropout", 0.5, (numbers,), 0, 0),)
-    request = Request({t.name: np.zeros((7, 3), np.float32) for t in metadata.inputs}, np.arange(7), 0, 0, 100)
-    limit = run_limit(replace(metadata, draws=draws), request)
+    limit = run_limit(replace(metadata, draws=draws), 3)
     assert 1 <= limit <= engine.MAX_RUN
     assert limit == 1 or limit * numbers * engine.BYTES_A_NUMBER <= engine.RUN_BYTES
 
@@ -89,20 +90,32 @@ def test_a_cut_that_forgets_where_it_starts_would_be_seen(one, closed, x, monkey
 def test_no_more_threads_run_than_asked_for(one, x, monkeypatch, threads: int) -> None:
     monkeypatch.setattr(engine, "MAX_RUN", 4)
     loaded = keepdrop.load(one, threads=threads)
-    seen: set[int] = set()
+    seen: dict[int, Session] = {}
     meet = threading.Barrier(threads)
-    run = loaded._session.run
+    run = Session.run
 
-    def watched(request):
+    def watched(session, request):
         if threading.get_ident() not in seen:
-            seen.add(threading.get_ident())
+            seen[threading.get_ident()] = session
             meet.wait(timeout=10)  # also shows that they do run at once
-        return run(request)
+        return run(session, request)
 
-    monkeypatch.setattr(loaded._session, "run", watched)
+    monkeypatch.setattr(Session, "run", watched)
     loaded.sample(x, samples=50)
     assert len(seen) == threads
     assert threading.get_ident() in seen
+    assert len(set(map(id, seen.values()))) == threads
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_a_file_that_is_no_longer_there_changes_nothing(one, two, closed, x, monkeypatch, change: str) -> None:
+    monkeypatch.setattr(engine, "MAX_RUN", 4)
+    loaded = keepdrop.load(one, threads=2)
+    if change == "gone":
+        Path(one).unlink()
+    else:
+        Path(one).write_bytes(Path(two).read_bytes())
+    np.testing.assert_array_equal(loaded.sample(x, samples=50), closed(x, 50))
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -111,11 +124,11 @@ def test_an_error_in_a_chunk_ends_the_call(one, x, monkeypatch, threads: int) ->
     loaded = keepdrop.load(one, threads=threads)
     runs = []
 
-    def failing(request):
+    def failing(session, request):
         runs.append(request)
         raise keepdrop.InputError("boom")
 
-    monkeypatch.setattr(loaded._session, "run", failing)
+    monkeypatch.setattr(Session, "run", failing)
     with pytest.raises(keepdrop.InputError, match="boom"):
         loaded.sample(x, samples=100)
     assert len(runs) <= threads

@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -29,8 +29,9 @@ BYTES_A_NUMBER = 64
 BYTES_AN_ELEMENT = 12
 # The most samples x rows in one run, however small: more of them gain nothing.
 MAX_RUN = 4096
-# Seconds until a sleeping worker has begun and the caller knows that it has ended (medians of 50 to 110 us measured).
-HANDOFF = 100e-6
+# Seconds that a second worker adds to a call: waking it, cutting and joining, and what two at once slow each other
+# down (130 to 150 us measured for calls of 0.2 to 0.4 ms).
+HANDOFF = 150e-6
 # Seconds a sample and row costs where the artifact does not say: a small recurrent network's.
 UNKNOWN_SAMPLE = 5e-6
 # With this many rows a worker the uneven share of the last one no longer matters.
@@ -54,61 +55,84 @@ class Engine:
         self._threads = threads
         # An executor starts its threads with the first work it gets, and they sleep when there is none.
         self._workers = ThreadPoolExecutor(threads - 1, "keepdrop") if threads > 1 else None
+        self._of_worker = threading.local()
+        self._limits: dict[int, int] = {}
 
     def run(self, request: Request, progress: Optional[Progress] = None) -> list[NDArray[Any]]:
         """Each output as [samples, batch, ...]; `progress` is told the samples x rows of every chunk done."""
         sample_rows = request.samples * request.batch
         workers = worthwhile_workers(sample_rows, self._threads, self._session.metadata.cost)
-        limit = run_limit(self._session.metadata, request)
+        limit = self._limit(request.longest)
         if workers == 1 and sample_rows <= limit:
             outputs = self._session.run(request)
             if progress:
                 progress(sample_rows)
             return outputs
-        work = _Work(self._session, request, plan_chunks(request.samples, request.batch, workers, limit), progress)
-        futures = [self._workers.submit(work.drain) for _ in range(workers - 1)] if self._workers else []
-        try:
-            work.drain()
-        finally:
-            wait(futures)
-        for future in futures:
-            future.result()
-        return work.outputs
+        work = _Work(request, plan_chunks(request.samples, request.batch, workers, limit), progress)
+        if self._workers:
+            for _ in range(workers - 1):
+                self._workers.submit(self._help, work)
+        work.drain(self._session)
+        return work.result()
+
+    def _limit(self, longest: int) -> int:
+        if longest not in self._limits:
+            self._limits[longest] = run_limit(self._session.metadata, longest)
+        return self._limits[longest]
+
+    def _help(self, work: _Work) -> None:
+        """Take part in some work, with a session of the worker's own: threads that share one wait for each other."""
+        if not hasattr(self._of_worker, "session"):
+            self._of_worker.session = self._session.another()
+        work.drain(self._of_worker.session)
 
 
 class _Work:
     """The chunks of one request still to run, and the arrays their results go into."""
 
-    def __init__(self, session: Session, request: Request, chunks: list[Chunk], progress: Optional[Progress]) -> None:
-        self.outputs: list[NDArray[Any]] = []
-        self._session = session
+    def __init__(self, request: Request, chunks: list[Chunk], progress: Optional[Progress]) -> None:
+        self._outputs: list[NDArray[Any]] = []
+        self._error: Optional[BaseException] = None
         self._request = request
-        self._chunks = deque(chunks)
+        self._waiting = deque(chunks)
+        self._unfinished = len(chunks)
         self._progress = progress
         self._lock = threading.Lock()
+        self._ended = threading.Event()
 
-    def drain(self) -> None:
+    def drain(self, session: Session) -> None:
         """Run chunks until none is left; after an error none is."""
         try:
             while True:
                 try:
-                    chunk = self._chunks.popleft()
+                    chunk = self._waiting.popleft()
                 except IndexError:
                     return
-                self._store(chunk, self._session.run(self._request.cut(chunk.rows, chunk.samples)))
-        except BaseException:
-            self._chunks.clear()
-            raise
+                self._store(chunk, session.run(self._request.cut(chunk.rows, chunk.samples)))
+        except BaseException as error:
+            self._waiting.clear()
+            self._error = self._error or error
+            self._ended.set()
+
+    def result(self) -> list[NDArray[Any]]:
+        """Wait until the last chunk is done, not for a worker that came too late to have one; raise what went wrong."""
+        self._ended.wait()
+        if self._error:
+            raise self._error
+        return self._outputs
 
     def _store(self, chunk: Chunk, parts: list[NDArray[Any]]) -> None:
         with self._lock:
-            if not self.outputs:
-                self.outputs = [self._empty_like(part) for part in parts]
-        for output, part in zip(self.outputs, parts):
+            if not self._outputs:
+                self._outputs = [self._empty_like(part) for part in parts]
+        for output, part in zip(self._outputs, parts):
             output[chunk.samples, chunk.rows] = part  # [T, B, ...]
-        if self._progress:
-            with self._lock:
+        with self._lock:
+            if self._progress:
                 self._progress(_size(chunk.samples) * _size(chunk.rows))
+            self._unfinished -= 1
+            if not self._unfinished:
+                self._ended.set()
 
     def _empty_like(self, part: NDArray[Any]) -> NDArray[Any]:
         return np.empty((self._request.samples, self._request.batch, *part.shape[2:]), part.dtype)
@@ -146,12 +170,8 @@ def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> 
     return threads if saved > HANDOFF else 1
 
 
-def run_limit(metadata: Metadata, request: Request) -> int:
-    """How many samples x rows one run may have, so that it stays within about `RUN_BYTES`."""
-    lengths = [
-        request.inputs[t.name].shape[i] for t in metadata.inputs for i, n in enumerate(t.shape) if i and n is None
-    ]
-    longest = max(lengths, default=1)
+def run_limit(metadata: Metadata, longest: int) -> int:
+    """How many samples x rows one run may have to stay within about `RUN_BYTES`, where dynamic axes are `longest`."""
 
     def count(shape: tuple[Optional[int], ...]) -> int:
         return math.prod(longest if size is None else size for size in shape)

@@ -34,6 +34,11 @@ class Request:
         """The number of rows."""
         return len(self.rows)
 
+    @property
+    def longest(self) -> int:
+        """The longest axis of the inputs, the batch left out."""
+        return max(max(array.shape[1:], default=1) for array in self.inputs.values())
+
     def cut(self, rows: slice, samples: slice) -> Request:
         """The same request for some of its rows and samples (slices of 0 ... batch and 0 ... samples)."""
         return Request(

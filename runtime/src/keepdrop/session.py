@@ -27,10 +27,19 @@ class Session:
 
     def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
         self.path = os.fsdecode(path)
+        self._stamp = _stamp(self.path)
         self._session = _open(self.path)
         self.metadata = _metadata(self.path, self._session)
         self._output_names = [tensor.name for tensor in self.metadata.outputs]
         _check_names(self.path, self._session, self.metadata)
+
+    def another(self) -> Session:
+        """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""
+        try:
+            session = Session(self.path)
+        except ArtifactError:
+            return self
+        return session if session._stamp == self._stamp else self
 
     def run(self, request: Request) -> list[NDArray[Any]]:
         """One run of the graph in the calling thread: each output as [samples, batch, ...].
@@ -62,16 +71,24 @@ class Session:
         return outputs
 
 
-def _open(path: str) -> Any:
+def _stamp(path: str) -> tuple[int, int, int]:
     if os.path.isdir(path):
         raise ArtifactError(f"{path} is a directory; give the .onnx file that `keepdrop export` wrote")
-    if not os.path.exists(path):
-        raise ArtifactError(f"{path} does not exist; give the .onnx file that `keepdrop export` wrote")
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} does not exist ({error.strerror}); give the .onnx file that `keepdrop export` wrote"
+        ) from error
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open(path: str) -> Any:
     options = onnxruntime.SessionOptions()
     # The engine's workers are the parallelism: threads of onnxruntime's own would compete with them.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # Workers share the session: they would wait for each other at its arena, and malloc is as fast.
+    # An arena keeps what its largest run took; malloc is as fast.
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = ERROR
