@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import InputError
+from keepdrop import InputError, model
 
 
 def test_samples_have_samples_first_then_the_batch(one, closed, x) -> None:
@@ -141,3 +141,20 @@ def test_the_inputs_of_those_tables_are_otherwise_right(one, two) -> None:
 def test_threads_below_one_are_refused(one, threads, text: str) -> None:
     with pytest.raises(InputError, match=re.escape(text)):
         keepdrop.load(one, threads=threads)
+
+
+@pytest.mark.parametrize("block", [1, 5, 10_000])
+def test_mean_and_std_add_up_over_blocks_of_samples(one, closed, x, monkeypatch, block: int) -> None:
+    monkeypatch.setattr(model, "MAX_BLOCK", block)
+    p = keepdrop.load(one).predict(x, samples=23, seed=7, quantiles=())
+    draws = closed(x, 23, seed=7).astype(np.float64)
+    np.testing.assert_allclose(p.mean, draws.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(p.std, draws.std(axis=0, ddof=1), rtol=1e-6, atol=1e-6)
+    assert p.samples is None
+
+
+def test_a_block_left_out_of_the_sum_would_be_seen(one, closed, x, monkeypatch) -> None:
+    monkeypatch.setattr(model, "MAX_BLOCK", 21)
+    monkeypatch.setattr(model.Moments, "plus", lambda self, other: self)
+    p = keepdrop.load(one).predict(x, samples=23, quantiles=())
+    assert not np.allclose(p.mean, closed(x, 23).mean(axis=0))

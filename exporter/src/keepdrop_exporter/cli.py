@@ -107,7 +107,7 @@ def export(
 
 @click.command(
     epilog="Example: keepdrop verify forecaster.keras forecaster.onnx --samples 50",
-    short_help="Compare an ONNX file's samples with Keras'.",
+    short_help="Compare such a file's samples with Keras'.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("artifact", type=click.Path(path_type=Path))

@@ -6,7 +6,6 @@ import contextlib
 import graphlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,12 +175,12 @@ def with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto
 @contextlib.contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
     """A temporary file in the target's folder; it is gone when the context ends, unless renamed."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    os.close(handle)
+    # Made by hand, because what tempfile makes nobody else may read, also under its final name.
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        yield Path(name)
+        yield partial
     finally:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def _declare(

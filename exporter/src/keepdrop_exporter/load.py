@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -27,6 +28,11 @@ def load_model(path: str | Path) -> keras.Model:
         raise LoadError(f"{path}: a Keras model ends in {', '.join(_SUFFIXES)}; save it with model.save('name.keras')")
     if not path.is_file():
         raise LoadError(f"{path}: there is no such file")
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise LoadError(
+            f"{path}: it is damaged, or no .keras file at all (which is a zip archive); save the model again with "
+            "model.save('name.keras')"
+        )
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises a dozen types here, from h5py's to zipfile's
@@ -36,13 +42,7 @@ def load_model(path: str | Path) -> keras.Model:
 def source_sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file.read())
-        )
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _reason(error: Exception) -> str:

@@ -27,8 +27,8 @@ LENGTHS = (26, 37)
 
 # Keras stores training=False for a call that says nothing, so an explicit False cannot be told from it.
 _NOTES = (
-    "every layer that draws does so in the artifact, whatever training= it was called with in the model; "
-    "a rate of 0 is how a dropout is switched off",
+    "layers draw as in model(x, training=True), whatever training= they were called with in the model; "
+    "a rate of 0 switches a dropout off",
 )
 
 
@@ -285,7 +285,7 @@ def _refuse_names(tensors: Iterable[Tensor]) -> None:
     for tensor in tensors:
         if tensor.name in RESERVED_NAMES:
             raise Refusal(
-                f"a tensor of the model is called {tensor.name!r}, which the artifact uses for an input of its own; "
+                f"an input or output of the model is called {tensor.name!r}, as an input of the artifact's own is; "
                 "give the layer another name and save the model again"
             )
         if tensor.dtype == "string":

@@ -24,8 +24,8 @@ from .prediction import Prediction, interval_quantiles
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
 EXPORTER_VERBS = {
-    "export": "Turn a Keras file into one that samples.",
-    "verify": "Compare such a file with its Keras model.",
+    "export": "Turn a Keras model into an ONNX file that samples.",
+    "verify": "Compare such a file's samples with Keras'.",
 }
 # Work shorter than this shows no progress.
 QUIET_SECONDS = 1.0
@@ -79,14 +79,14 @@ def _load_exporter_verb(name: str) -> click.Command:
     if not found:
         raise ExporterMissing(
             f"`keepdrop {name}` comes with keepdrop-exporter, which is not installed here; "
-            "on a workstation with TensorFlow: pip install keepdrop-exporter"
+            f"install keepdrop-exporter {__version__} on a workstation (it brings TensorFlow)"
         )
     try:
         command: click.Command = found[0].load()
     except ImportError as error:
         raise ExporterMissing(
             f"keepdrop-exporter is installed but does not import ({error}); "
-            "it needs a workstation with TensorFlow: pip install --force-reinstall keepdrop-exporter"
+            f"install keepdrop-exporter {__version__} again, with what it depends on"
         ) from error
     return command
 
@@ -150,9 +150,9 @@ def _verified(verification: Optional[Verification]) -> list[str]:
         return [f"{'verified':<18}no"]
     return [
         f"{'verified':<18}{verification.rows} rows x {verification.samples} samples, seed {verification.seed}, "
-        f"{verification.data}; tolerance {verification.atol:g} + {verification.rtol:g} relative",
+        f"{verification.data} inputs; tolerance {verification.atol:g} + {verification.rtol:g} relative",
         *(
-            f"{'':<18}{output.name}: differs by {output.max_abs:.3g} at most, {output.max_rel:.3g} relative"
+            f"{'':<18}{output.name}: largest difference {output.max_abs:.2g}, relative {output.max_rel:.2g}"
             for output in verification.outputs
         ),
     ]
@@ -179,7 +179,7 @@ def _table(lines: list[tuple[str, ...]]) -> list[str]:
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .npz file to write.")
 @click.option("--samples", type=int, help="Samples of every row. [default: what the file says]")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
 @click.option(
     "--interval",
     "levels",

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .artifact import Metadata
 from .engine import MAX_RUN, Engine, Progress, available_threads
-from .prediction import Prediction, checked_quantiles, joined, summarise
-from .request import check, integer
+from .prediction import Moments, Prediction, checked_quantiles, joined, summarise
+from .request import Request, check, integer
 from .session import Session
 
 # The most samples x rows held at once where samples are not kept.
@@ -100,7 +100,8 @@ class Model:
         quantiles
             By default the samples are kept, and every quantile can be asked for afterwards. Given a sequence such as
             ``(0.05, 0.95)``, just these are computed, exactly, and the samples dropped block by block: memory for
-            samples then does not grow with the batch.
+            samples then does not grow with the batch. Given ``()``, for mean and standard deviation alone, it does
+            not grow with the number of samples either.
         progress
             Called with the number of samples x rows that were just finished, from one thread at a time.
 
@@ -113,11 +114,21 @@ class Model:
         if quantiles is None:
             return self._by_output([summarise(draws) for draws in self._engine.run(request, progress)])
         numbers = checked_quantiles(quantiles).reshape(-1)
-        blocks = [
-            [summarise(draws, numbers) for draws in self._engine.run(block, progress)]
-            for block in request.row_blocks(MAX_BLOCK)
-        ]
+        summary = self._quantiles if numbers.size else self._moments
+        blocks = [summary(block, numbers, progress) for block in request.row_blocks(MAX_BLOCK)]
         return self._by_output([joined(parts) for parts in zip(*blocks)])
+
+    def _quantiles(self, request: Request, numbers: Any, progress: Optional[Progress]) -> list[Prediction]:
+        return [summarise(draws, numbers) for draws in self._engine.run(request, progress)]
+
+    def _moments(self, request: Request, numbers: Any, progress: Optional[Progress]) -> list[Prediction]:
+        """Without quantiles, blocks of samples add up: none of them need be held with another."""
+        moments: list[Moments] = []
+        for block in request.sample_blocks(MAX_BLOCK):
+            outputs = self._engine.run(block, progress)
+            found = [Moments.of(draws) for draws in outputs]
+            moments = [a.plus(b) for a, b in zip(moments, found)] if moments else found
+        return [summarise(draws, numbers, total) for draws, total in zip(outputs, moments)]
 
     def _by_output(self, results: Union[list[NDArray[Any]], list[Prediction]]) -> Any:
         if len(results) == 1:

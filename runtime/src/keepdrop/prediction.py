@@ -91,15 +91,52 @@ def checked_quantiles(q: ArrayLike) -> NDArray[np.float64]:
     return numbers
 
 
-def summarise(samples: NDArray[Any], quantiles: Optional[NDArray[np.float64]] = None) -> Prediction:
-    """The Prediction of [samples, batch, ...]; given `quantiles`, those are computed and the samples not kept."""
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Count, mean and sum of squared deviations of samples, float64 [batch, ...], which add up over chunks of them.
+
+    Chan, Golub, LeVeque: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (1979).
+    """
+
+    count: int
+    mean: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, samples: NDArray[Any]) -> Moments:
+        """Those of [samples, batch, ...]."""
+        mean = np.asarray(np.mean(samples, axis=SAMPLE_AXIS, dtype=np.float64))
+        return cls(len(samples), mean, np.var(samples, axis=SAMPLE_AXIS, dtype=np.float64) * len(samples))
+
+    def plus(self, other: Moments) -> Moments:
+        """Those of the samples of both."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        mean = self.mean + apart * (other.count / count)
+        return Moments(count, mean, self.squares + other.squares + apart**2 * (self.count * other.count / count))
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """The sample standard deviation; NaN for a single sample."""
+        return np.sqrt(self.squares / (self.count - 1)) if self.count > 1 else np.full_like(self.mean, np.nan)
+
+
+def summarise(
+    samples: NDArray[Any], quantiles: Optional[NDArray[np.float64]] = None, moments: Optional[Moments] = None
+) -> Prediction:
+    """The Prediction of [samples, batch, ...].
+
+    Given `quantiles`, those are computed and the samples not kept. Given `moments`, mean and standard deviation are
+    theirs: of these samples and of others before them.
+    """
     dtype = _float_dtype(samples)
+    moments = moments or Moments.of(samples)
     values: dict[float, NDArray[Any]] = {}
     if quantiles is not None and quantiles.size:
         values = dict(zip(quantiles.tolist(), _quantile(samples, quantiles)))
     return Prediction(
-        mean=np.asarray(np.mean(samples, axis=SAMPLE_AXIS, dtype=np.float64)).astype(dtype),
-        std=_std(samples).astype(dtype),
+        mean=np.asarray(moments.mean).astype(dtype),
+        std=np.asarray(moments.std).astype(dtype),
         samples=samples if quantiles is None else None,
         quantiles=values,
     )
@@ -113,12 +150,6 @@ def joined(parts: Sequence[Prediction]) -> Prediction:
         samples=None,
         quantiles={q: np.concatenate([part.quantiles[q] for part in parts]) for q in parts[0].quantiles},
     )
-
-
-def _std(samples: NDArray[Any]) -> NDArray[np.float64]:
-    if len(samples) < 2:
-        return np.full(samples.shape[1:], np.nan)  # [batch, ...]
-    return np.asarray(np.std(samples, axis=SAMPLE_AXIS, dtype=np.float64, ddof=1))
 
 
 def _quantile(samples: NDArray[Any], numbers: NDArray[np.float64]) -> NDArray[Any]:

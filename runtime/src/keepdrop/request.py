@@ -55,6 +55,12 @@ class Request:
         for start in range(0, self.batch, step):
             yield self.cut(slice(start, min(start + step, self.batch)), slice(0, self.samples))
 
+    def sample_blocks(self, sample_rows: int) -> Iterator[Request]:
+        """Cut into blocks of samples, each of at most `sample_rows` samples x rows (but at least one sample)."""
+        step = max(1, sample_rows // self.batch)
+        for start in range(0, self.samples, step):
+            yield self.cut(slice(0, self.batch), slice(start, min(start + step, self.samples)))
+
 
 def check(
     metadata: Metadata, x: Any, *, samples: Optional[int], seed: int, rows: Optional[ArrayLike], first_sample: int
