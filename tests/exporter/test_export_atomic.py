@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ import keepdrop
 import keepdrop_exporter
 from keepdrop_exporter import ConvertError, ExportError, Report, VerifyError
 
-# The package's attribute of that name is the function.
 export_stages = importlib.import_module("keepdrop_exporter.pipeline")
 
 
@@ -103,3 +104,12 @@ def test_an_export_can_be_repeated(model: keras.Model, tmp_path: Path) -> None:
     keepdrop_exporter.export(model, second)
     x = np.ones((2, 4), np.float32)
     np.testing.assert_array_equal(*(keepdrop.load(path, threads=1).sample(x) for path in (first, second)))
+
+
+def test_others_may_read_the_file_as_they_may_any_other(model: keras.Model, tmp_path: Path) -> None:
+    kept = os.umask(0o027)
+    try:
+        keepdrop_exporter.export(model, tmp_path / "m.onnx")
+    finally:
+        os.umask(kept)
+    assert stat.S_IMODE((tmp_path / "m.onnx").stat().st_mode) == 0o640
