@@ -65,9 +65,9 @@ def _unregistered(suffix: str) -> Callable[[Path], Path]:
 CASES = {
     "missing": (_missing, ["there is no such file"]),
     "wrong suffix": (_suffix, [".keras, .h5", "model.save('name.keras')"]),
-    "no zip": (_no_zip, ["it is damaged, or no .keras file", "save the model again with model.save('name.keras')"]),
+    "no zip": (_no_zip, ["it is damaged, or no .keras file", "save the model again"]),
     "no HDF5": (_no_hdf5, ["Keras cannot load it", "save it again with model.save('name.keras')"]),
-    "cut short": (_cut_short, ["it is damaged, or no .keras file", "save the model again with model.save('name.keras')"]),
+    "cut short": (_cut_short, ["it is damaged, or no .keras file", "save the model again"]),
     "weights alone": (_weights_alone, ["Keras cannot load it", "save it again with model.save('name.keras')"]),
     "Lambda in .keras": (_lambda(".keras"), ["Lambda layer", "replace it by a layer of its own class"]),
     "Lambda in .h5": (_lambda(".h5"), ["Lambda layer", "replace it by a layer of its own class"]),
