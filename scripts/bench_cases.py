@@ -48,7 +48,7 @@ FLOOR = "floor"
 
 @dataclass(frozen=True)
 class Case:
-    """A model and how much is asked of it. `targets` are those of issue 3, by contestant.
+    """A model and how much is asked of it. `targets` are what it has to reach, by contestant.
 
     They say how many times faster than the contestant keepdrop should be; of the floor, how many times its time it
     may take.

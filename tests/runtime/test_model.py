@@ -158,3 +158,12 @@ def test_a_block_left_out_of_the_sum_would_be_seen(one, closed, x, monkeypatch) 
     monkeypatch.setattr(model.Moments, "plus", lambda self, other: self)
     p = keepdrop.load(one).predict(x, samples=23, quantiles=())
     assert not np.allclose(p.mean, closed(x, 23).mean(axis=0))
+
+
+def test_samples_so_far_that_their_numbers_would_wrap_are_refused(one, x) -> None:
+    """The toy's largest draw takes 6 numbers a sample."""
+    loaded = keepdrop.load(one)
+    last = (2**63 - 1) // 6 - 1
+    assert loaded.sample(x, samples=1, first_sample=last).shape == (1, 7, 3)
+    with pytest.raises(keepdrop.InputError, match=f"give {last} or less"):
+        loaded.sample(x, samples=1, first_sample=last + 1)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,7 @@ def _read(path: Path | None) -> Any:
     try:
         content = np.load(path, allow_pickle=False)
         return content if isinstance(content, np.ndarray) else dict(content)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise click.UsageError(f"{path}: not an .npy or .npz file of plain arrays ({error})") from error
 
 

@@ -8,7 +8,7 @@ other kinds run at sample level as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -40,41 +40,42 @@ class Frontier:
 
     def run(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The model's outputs at sample level, [N, ...] each, from its inputs at row level, [B, ...] each."""
-        graph = keras_hooks.layer_graph(self._plan.model)
-        if graph is None:
+        if keras_hooks.layer_graph(self._plan.model) is None or not self._plan.batch_first:
             return self._plan.call([self._call.repeat(x) for x in inputs])
         for x in inputs:
             self._at_rows[x.ref()] = x
-        outputs = self._walk(graph, list(inputs))
-        return [self._repeat(y) for y in keras.tree.flatten(outputs)]
+        with keras_hooks.replaced_operations(self._apply):
+            outputs = self._plan.call(inputs)
+        return [self._repeat(y) for y in outputs]
 
     def row_origin(self, x: tf.Tensor) -> tf.Tensor | None:
         """The row-level tensor [B, ...] that ``x`` repeats, if it does nothing else."""
         return self._origins.get(x.ref()) if tf.is_tensor(x) else None
 
-    def _walk(self, graph: Any, inputs: list[tf.Tensor]) -> Any:
-        converted = keras_hooks.standard_inputs(graph, inputs)
-        for x, y in zip(inputs, converted, strict=True):
-            if x.ref() in self._at_rows:
-                self._at_rows[y.ref()] = y
-        return keras_hooks.run_graph(graph, converted, self._apply)
-
-    def _apply(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+    def _apply(self, operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One operation of a graph, which ``call`` runs as Keras would."""
+        tensors = [x for x in keras.tree.flatten((args, kwargs)) if tf.is_tensor(x)]
         if not self._draws(operation):
-            tensors = [x for x in keras.tree.flatten((args, kwargs)) if tf.is_tensor(x)]
             if tensors and all(x.ref() in self._at_rows for x in tensors):
-                outputs = operation(*args, **kwargs)
+                outputs = call(*args, **kwargs)
                 for y in keras.tree.flatten(outputs):
                     self._at_rows[y.ref()] = y
                 return outputs
-        elif (
-            (graph := keras_hooks.layer_graph(operation)) is not None
-            and len(args) == 1
-            and kwargs.keys() <= {"training", "mask"}
-        ):
-            return self._walk(graph, keras.tree.flatten(args[0]))
+        elif self._keeps_levels(operation, args, kwargs):
+            return call(*args, **kwargs)
         args, kwargs = keras.tree.map_structure(self._repeat, (args, kwargs))
-        return operation(*args, **kwargs)
+        return call(*args, **kwargs)
+
+    def _keeps_levels(self, operation: Any, args: Any, kwargs: Any) -> bool:
+        """Whether this is a model with a graph of its own, whose inputs come to it as the tensors they are."""
+        graph = keras_hooks.layer_graph(operation)
+        if graph is None or len(args) != 1 or any(tf.is_tensor(x) for x in keras.tree.flatten(kwargs)):
+            return False
+        given = keras.tree.flatten(args[0])
+        return len(given) == len(graph.inputs) and all(
+            tf.is_tensor(x) and x.dtype == want.dtype and x.shape.rank == len(want.shape)
+            for x, want in zip(given, graph.inputs, strict=True)
+        )
 
     def _draws(self, operation: Any) -> bool:
         return isinstance(operation, keras.Layer) and any(

@@ -84,6 +84,8 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
     """
     norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     trainable = [layer.trainable for layer in norms]
+    # A layer's flag sets those of its variables, some of which their owner may have frozen alone.
+    of_variables = [(variable, variable.trainable) for layer in norms for variable in layer.variables]
     kept = [(variable, variable.numpy()) for variable in non_trainable_state(model)]
     try:
         for layer in norms:
@@ -93,6 +95,8 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
     finally:
         for layer, flag in zip(norms, trainable, strict=True):
             layer.trainable = flag
+        for variable, flag in of_variables:
+            variable.trainable = flag
         for variable, value in kept:
             variable.assign(value)
         for layer in all_layers(model):
@@ -172,27 +176,28 @@ def layer_graph(layer: Any) -> Any:
     """The functional graph of a model or of a Sequential; None where its class does anything else in ``call``."""
     if type(layer) is keras.Sequential:
         layer = layer._functional
-    return layer if type(layer).call is Functional.call else None
+    return layer if layer is not None and type(layer).call is Functional.call else None
 
 
-def standard_inputs(graph: Any, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The flat inputs of a functional graph as its own ``call`` would take them (dtype, rank)."""
-    converted: list[tf.Tensor] = graph._standardize_inputs(keras.tree.pack_sequence_as(graph._inputs_struct, inputs))
-    return converted
+@contextlib.contextmanager
+def replaced_operations(apply: Callable[..., Any]) -> Iterator[None]:
+    """Run the operations of functional graphs through ``apply`` while the context is open.
 
-
-def run_graph(graph: Any, inputs: list[tf.Tensor], apply: Callable[..., Any]) -> Any:
-    """Run a functional graph as ``graph(inputs, training=True)`` does, but each operation through ``apply``.
-
-    ``apply`` is called with the operation and the arguments of its call.
+    It is given the operation, a function that calls it as Keras does (with ``training`` passed on), and its arguments.
     """
+    original = Functional._run_through_graph
 
-    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(operation, "_call_has_training_arg", False):
-            kwargs["training"] = True
-        return apply(operation, *args, **kwargs)
+    def run(graph: Any, inputs: Any, operation_fn: Callable[[Any], Any] = lambda op: op, call_fn: Any = None) -> Any:
+        def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+            return apply(operation, operation_fn(operation), *args, **kwargs)
 
-    return graph._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
+        return original(graph, inputs, operation_fn=lambda operation: operation, call_fn=call)
+
+    Functional._run_through_graph = run
+    try:
+        yield
+    finally:
+        Functional._run_through_graph = original
 
 
 def get_mask(x: tf.Tensor) -> tf.Tensor | None:
@@ -226,3 +231,21 @@ def replaced_loops(inner_loop: Callable[..., Any], time_distributed: Callable[..
     finally:
         for cls, name, original in originals:
             setattr(cls, name, original)
+
+
+def mask_values(model: keras.Model) -> dict[int, float]:
+    """For each input of the model that a mask is made from, by its position: the value that is masked."""
+    found: dict[int, float] = {}
+    for layer in all_layers(model):
+        masks = isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False)
+        if not masks:
+            continue
+        value = float(getattr(layer, "mask_value", 0.0))
+        read = [
+            i for i, x in enumerate(model.inputs) if any(x is y for n in layer._inbound_nodes for y in n.input_tensors)
+        ]
+        # Inside a nested model it may be any input of that kind.
+        integers = isinstance(layer, keras.layers.Embedding)
+        alike = [i for i, x in enumerate(model.inputs) if ("int" in x.dtype) == integers and len(x.shape) >= 2]
+        found |= {i: value for i in read or alike}
+    return found

@@ -138,8 +138,9 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
         "hidden_size": r.units,
         "direction": "reverse" if r.backward else "forward",
         "activations": [_FUSED[name][0] for name in activations],
-        "activation_alpha": [_FUSED[name][1] for name in activations],
-        "activation_beta": [_FUSED[name][2] for name in activations],
+        # Parameters are listed for the functions that have any, in their order.
+        "activation_alpha": [alpha for _, alpha, beta in map(_FUSED.__getitem__, activations) if alpha or beta],
+        "activation_beta": [beta for _, alpha, beta in map(_FUSED.__getitem__, activations) if alpha or beta],
     }
     if r.cell == "GRU":
         attributes["linear_before_reset"] = int(r.reset_after)

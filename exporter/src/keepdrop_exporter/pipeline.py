@@ -94,7 +94,7 @@ def export(
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         progress("verify")
         verified = verify_plan(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
-        metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial))
+        metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial, data))
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         os.replace(partial, target)
     return Report(target, target.stat().st_size, metadata, plan.notes)

@@ -8,6 +8,7 @@ of a model is made here, before anything is converted.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ class Plan:
 
     ``draws`` are in the order of their numbers; ``generators[i]`` is the seed generator that
     ``Draw.generator == i`` refers to. ``notes`` are lines that the model's owner should read.
+    ``batch_first``: no draw has the batch joined with another axis.
     """
 
     model: keras.Model
@@ -46,6 +48,7 @@ class Plan:
     draws: tuple[Draw, ...]
     generators: tuple[keras.random.SeedGenerator, ...]
     notes: tuple[str, ...] = ()
+    batch_first: bool = True
 
     @property
     def draws_per_row(self) -> int:
@@ -75,7 +78,8 @@ def make_plan(model: keras.Model) -> Plan:
             f"model {model.name!r}: nothing in it is random when training=True; add a Dropout layer, or set dropout= "
             "or recurrent_dropout= of a recurrent layer (a rate of 0 draws nothing)"
         )
-    return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _NOTES)
+    batch_first = all(event.shape[0] == _BATCHES[0] for event in short.events)
+    return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _NOTES, batch_first)
 
 
 def call_model(model: keras.Model, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -110,6 +114,7 @@ class _Recorder:
         self.events: list[_Event] = []
         self.generators: list[keras.random.SeedGenerator] = []
         self._paths = keras_hooks.layer_paths(model)
+        self._owned = keras_hooks.generators(model)
         self._batch = batch
         self._graph: Any = None
 
@@ -130,10 +135,12 @@ class _Recorder:
     def uniform(
         self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
     ) -> tf.Tensor:
+        self._refuse_dtype("uniform", dtype)
         self._note("uniform", None, shape, seed)
         return tf.ones(shape, dtype or "float32") * minval
 
     def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+        self._refuse_dtype("normal", dtype)
         self._note("normal", None, shape, seed)
         return tf.ones(shape, dtype or "float32") * mean
 
@@ -143,6 +150,13 @@ class _Recorder:
             "with keras.random.dropout, uniform or normal instead"
         )
 
+    def _refuse_dtype(self, kind: str, dtype: Any) -> None:
+        if dtype is not None and keras.backend.standardize_dtype(dtype) != "float32":
+            raise Refusal(
+                f"{self._where()[0]} draws keras.random.{kind} of dtype {dtype}; the contract is of float32: leave "
+                "dtype= out and cast what is drawn"
+            )
+
     def _where(self) -> tuple[str, str]:
         layer, argument = keras_hooks.drawing_layer()
         if layer is None:
@@ -151,8 +165,9 @@ class _Recorder:
 
     def _note(self, kind: str, rate: float | None, shape: Any, seed: Any) -> None:
         where, argument = self._where()
-        if not isinstance(seed, keras.random.SeedGenerator):
-            given = "Keras' global generator (seed=None)" if seed is None else f"an integer seed ({seed})"
+        owned = isinstance(seed, keras.random.SeedGenerator) and any(seed is g for g in self._owned)
+        if not owned:
+            given = _source(seed)
             raise Refusal(
                 f"{where} draws from {given}, whose numbers do not belong to the model; give the layer a "
                 "keras.random.SeedGenerator of its own in __init__ and pass it as seed="
@@ -183,6 +198,14 @@ class _Recorder:
                 self.generators.index(seed),
             )
         )
+
+
+def _source(seed: Any) -> str:
+    if seed is None:
+        return "Keras' global generator (seed=None)"
+    if isinstance(seed, keras.random.SeedGenerator):
+        return f"a generator that no layer owns ({seed.name})"
+    return f"an integer seed ({seed})"
 
 
 def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: int) -> _Recorder:
@@ -287,6 +310,11 @@ def _refuse_names(tensors: Iterable[Tensor]) -> None:
             raise Refusal(
                 f"an input or output of the model is called {tensor.name!r}, as an input of the artifact's own is; "
                 "give the layer another name and save the model again"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", tensor.name):
+            raise Refusal(
+                f"an input or output of the model is called {tensor.name!r}, which TensorFlow does not take as a name; "
+                "give the layer a name of letters, digits, dots, dashes and underscores"
             )
         if tensor.dtype == "string":
             raise Refusal(f"input {tensor.name!r} is of strings; look them up before the model and feed it integers")

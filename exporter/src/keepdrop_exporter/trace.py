@@ -15,6 +15,7 @@ import tensorflow as tf
 from keepdrop.artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Draw
 
 from . import axes, keras_hooks
+from .errors import ConvertError
 from .frontier import Frontier
 from .numbers import Call, Numbers
 from .plan import Plan
@@ -43,6 +44,11 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
     lower
         Run what precedes the first draw once a row, and time loops in their fast form. Without it the model
         is traced just as Keras runs it; the samples are the same.
+
+    Raises
+    ------
+    ConvertError
+        The model cannot be traced with its draws replaced.
     """
     specs = {t.name: tf.TensorSpec(t.shape, t.dtype, name=t.name) for t in plan.inputs}
     specs |= {name: tf.TensorSpec([], tf.int64, name=name) for name in (SEED, NUM_SAMPLES, FIRST_SAMPLE)}
@@ -62,8 +68,14 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
             t.name: tf.identity(call.samples_first(y), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)
         }
 
-    with keras_hooks.sampling_state(plan.model):
-        function = tf.function(sample, autograph=False).get_concrete_function(specs)
+    try:
+        with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors():
+            function = tf.function(sample, autograph=False).get_concrete_function(specs)
+    except Exception as error:  # of any kind: the model's own code runs here
+        reason = " ".join(str(error).split())[:300]
+        raise ConvertError(
+            f"the model does not trace with its draws replaced ({type(error).__name__}: {reason})"
+        ) from error
     return Traced(function, tuple(lowered))
 
 

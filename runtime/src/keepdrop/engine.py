@@ -6,6 +6,7 @@ which chunk changes nothing but the time it takes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -53,8 +54,7 @@ class Engine:
     def __init__(self, session: Session, threads: int) -> None:
         self._session = session
         self._threads = threads
-        # An executor starts its threads with the first work it gets, and they sleep when there is none.
-        self._workers = ThreadPoolExecutor(threads - 1, "keepdrop") if threads > 1 else None
+        self._start()
         self._of_worker = threading.local()
         self._limits: dict[int, int] = {}
 
@@ -69,11 +69,23 @@ class Engine:
                 progress(sample_rows)
             return outputs
         work = _Work(request, plan_chunks(request.samples, request.batch, workers, limit), progress)
-        if self._workers:
-            for _ in range(workers - 1):
-                self._workers.submit(self._help, work)
+        self._wake(work, workers - 1)
         work.drain(self._session)
         return work.result()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        # An executor starts its threads with the first work it gets, and they sleep when there is none.
+        self._workers = ThreadPoolExecutor(self._threads - 1, "keepdrop") if self._threads > 1 else None
+
+    def _wake(self, work: _Work, count: int) -> None:
+        """Have workers take part in some work, which does not depend on their coming."""
+        if os.getpid() != self._process:
+            self._start()  # a fork takes the executor along, and leaves its threads behind
+        if self._workers:
+            with contextlib.suppress(RuntimeError):  # at the interpreter's end
+                for _ in range(count):
+                    self._workers.submit(self._help, work)
 
     def _limit(self, longest: int) -> int:
         if longest not in self._limits:

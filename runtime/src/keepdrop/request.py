@@ -5,6 +5,7 @@ Every mistake of the caller is found here; what comes after may rely on names, d
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,12 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .artifact import Metadata, Tensor
+from .artifact import Draw, Metadata, Tensor
 from .errors import InputError
 
 INT64 = np.iinfo(np.int64)
+# Sample numbers from here on are held against the size of the draws.
+FAR = 2**31
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,23 @@ def check(
     arrays = _by_name(metadata.inputs, x)
     inputs = {tensor.name: _fitted(tensor, arrays[tensor.name]) for tensor in metadata.inputs}
     samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
-    return Request(
+    request = Request(
         inputs=inputs,
         rows=_row_ids(rows, _batch(inputs)),
         seed=integer("seed", seed),
-        first_sample=integer("first_sample", first_sample, least=0, most=int(INT64.max) - samples + 1),
+        first_sample=integer("first_sample", first_sample, least=0),
         samples=samples,
     )
+    if request.first_sample + samples > FAR:
+        # The graph counts a draw's numbers in int64.
+        most = int(INT64.max) // max((draw_size(draw, request.longest) for draw in metadata.draws), default=1)
+        integer("first_sample", first_sample, most=most - samples)
+    return request
+
+
+def draw_size(draw: Draw, longest: int) -> int:
+    """How many numbers a sample takes of a draw, where dynamic axes are `longest`."""
+    return math.prod(longest if size is None else size for size in draw.shape)
 
 
 def integer(name: str, value: Any, least: int = int(INT64.min), most: int = int(INT64.max)) -> int:

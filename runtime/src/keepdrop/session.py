@@ -37,9 +37,10 @@ class Session:
         """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""
         try:
             session = Session(self.path)
+            unchanged = session._stamp == self._stamp == _stamp(self.path)
         except ArtifactError:
             return self
-        return session if session._stamp == self._stamp else self
+        return session if unchanged else self
 
     def run(self, request: Request) -> list[NDArray[Any]]:
         """One run of the graph in the calling thread: each output as [samples, batch, ...].
