@@ -54,6 +54,7 @@ def export(
     """Export a Keras model with its dropout active to an ONNX file whose seed is an input, verified against Keras.
 
     The file gets its name only once its samples are found equal to Keras'; a failed export leaves what was there.
+    Keras' random functions are replaced meanwhile: no other thread of the process should run Keras models.
 
     Parameters
     ----------

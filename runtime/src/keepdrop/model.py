@@ -20,6 +20,8 @@ MAX_BLOCK = 16 * MAX_RUN
 def load(path: Union[str, os.PathLike[str]], threads: Optional[int] = None) -> Model:
     """Open an artifact, to run on at most `threads` threads (default: every CPU this process may use).
 
+    Each thread beyond the first opens the file once more when it is first needed: memory for the weights grows with it.
+
     Raises
     ------
     ArtifactError
