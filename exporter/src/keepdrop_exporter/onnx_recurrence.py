@@ -138,10 +138,11 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
         "hidden_size": r.units,
         "direction": "reverse" if r.backward else "forward",
         "activations": [_FUSED[name][0] for name in activations],
-        # Parameters are listed for the functions that have any, in their order.
-        "activation_alpha": [alpha for _, alpha, beta in map(_FUSED.__getitem__, activations) if alpha or beta],
-        "activation_beta": [beta for _, alpha, beta in map(_FUSED.__getitem__, activations) if alpha or beta],
     }
+    # Parameters are listed for the functions that have any, in their order.
+    if parameters := [_FUSED[name][1:] for name in activations if any(_FUSED[name][1:])]:
+        attributes["activation_alpha"] = [alpha for alpha, _ in parameters]
+        attributes["activation_beta"] = [beta for _, beta in parameters]
     if r.cell == "GRU":
         attributes["linear_before_reset"] = int(r.reset_after)
     states = 2 if r.cell == "LSTM" else 1
