@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import keepdrop
+from keepdrop_exporter.cli import silent_start
 
-
-@contextlib.contextmanager
-def _silent_start() -> Iterator[None]:
-    """TensorFlow reports missing GPUs before any setting of its log level counts."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-with _silent_start():
+with silent_start():
     import keras
 
     from keepdrop_exporter import convert, export

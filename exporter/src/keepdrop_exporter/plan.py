@@ -223,7 +223,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
         raise
     except Exception as error:
         raise _unrunnable(model, inputs, batch, error) from error
-    _refuse_operators(graph, model)
+    _refuse_operators(graph)
     for y in graph.structured_outputs:
         if y.shape.rank == 0 or y.shape[0] not in (batch, None):
             raise _unrunnable(model, inputs, batch, ValueError(f"it gives an output of shape {tuple(y.shape)}"))
@@ -339,17 +339,14 @@ def _refuse_layers(model: keras.Model) -> None:
             )
 
 
-def _refuse_operators(graph: Any, model: keras.Model) -> None:
-    seeds = {id(g.state.value.handle) for g in keras_hooks.generators(model)}
+def _refuse_operators(graph: Any) -> None:
     for op in graph.get_operations():
-        if (
-            op.type.startswith("Assign")
-            and "Variable" in op.type
-            and not any(id(captured) in seeds for captured in op.inputs)
-        ):
+        # The recording's own draws advance no generator: whatever is assigned, a layer assigns.
+        if op.type.startswith("Assign") and "Variable" in op.type:
             raise Refusal(
                 f"operator {op.name!r} changes a variable of the model in every forward pass; freeze that layer "
-                "(layer.trainable = False) or remove it: a sample must not depend on those before it"
+                "(layer.trainable = False), remove it, or let it draw through keras.random instead of advancing a seed "
+                "generator itself: a sample must not depend on those before it"
             )
     nodes = [*graph.as_graph_def().node, *(n for f in graph.as_graph_def().library.function for n in f.node_def)]
     for node in nodes:
