@@ -16,7 +16,7 @@ import tensorflow as tf
 import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, ROWS, Metadata, Tensor
+from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, RESERVED_NAMES, ROWS, Metadata, Tensor
 
 from . import onnx_recurrence
 from .errors import ConvertError
@@ -198,16 +198,13 @@ def _declare(
         rest = tensor.shape[len(leading) :]
         return [*leading, *(n if n is not None else f"{tensor.name}_{len(leading) + i}" for i, n in enumerate(rest))]
 
-    controls = [value(name, [_BATCH] if name == ROWS else []) for name in declared if name in _CONTROLS]
+    controls = [value(name, [_BATCH] if name == ROWS else []) for name in declared if name in RESERVED_NAMES]
     own = [value(t.name, axes(t, [_BATCH])) for t in inputs]
     samples = [value(t.name, axes(t, [NUM_SAMPLES, _BATCH])) for t in outputs]
     del graph.input[:], graph.output[:], graph.value_info[:]
-    graph.input.extend([*own, *sorted(controls, key=lambda v: _CONTROLS.index(v.name))])
+    graph.input.extend([*own, *sorted(controls, key=lambda v: RESERVED_NAMES.index(v.name))])
     graph.output.extend(samples)
     graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n, np.int64), name) for name, n in defaults.items())
-
-
-_CONTROLS = ("seed", ROWS, NUM_SAMPLES, "first_sample")
 
 
 def _refuse_operators(model: onnx.ModelProto) -> None:

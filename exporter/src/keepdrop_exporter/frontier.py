@@ -90,7 +90,5 @@ class Frontier:
             self._origins[y.ref()] = x
             mask = keras_hooks.get_mask(x)
             if mask is not None:
-                repeated_mask = self._call.repeat(mask)
-                self._origins[repeated_mask.ref()] = mask
-                keras_hooks.set_mask(y, repeated_mask)
+                keras_hooks.set_mask(y, self._call.repeat(mask))
         return self._repeated[x.ref()]

@@ -7,7 +7,6 @@ which chunk changes nothing but the time it takes.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 from collections import deque
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Cost, Metadata
-from .request import Request
+from .request import Request, elements
 from .session import Session
 
 # What masks, activations and results of one run may take, in bytes; each worker has a run of its own.
@@ -185,12 +184,10 @@ def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> 
 def run_limit(metadata: Metadata, longest: int) -> int:
     """How many samples x rows one run may have to stay within about `RUN_BYTES`, where dynamic axes are `longest`."""
 
-    def count(shape: tuple[Optional[int], ...]) -> int:
-        return math.prod(longest if size is None else size for size in shape)
-
-    numbers = sum(count(draw.shape) for draw in metadata.draws)
-    elements = sum(count(t.shape[1:]) for t in metadata.inputs) + sum(count(t.shape[2:]) for t in metadata.outputs)
-    a_sample = BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * elements
+    numbers = sum(elements(draw.shape, longest) for draw in metadata.draws)
+    arrays = [t.shape[1:] for t in metadata.inputs] + [t.shape[2:] for t in metadata.outputs]
+    of_arrays = sum(elements(shape, longest) for shape in arrays)
+    a_sample = BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * of_arrays
     return max(1, min(MAX_RUN, RUN_BYTES // max(1, a_sample)))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .artifact import Draw, Metadata, Tensor
+from .artifact import Metadata, Tensor
 from .errors import InputError
 
 INT64 = np.iinfo(np.int64)
@@ -87,14 +87,14 @@ def check(
     )
     if request.first_sample + samples > FAR:
         # The graph counts a draw's numbers in int64.
-        most = int(INT64.max) // max((draw_size(draw, request.longest) for draw in metadata.draws), default=1)
+        most = int(INT64.max) // max((elements(draw.shape, request.longest) for draw in metadata.draws), default=1)
         integer("first_sample", first_sample, most=most - samples)
     return request
 
 
-def draw_size(draw: Draw, longest: int) -> int:
-    """How many numbers a sample takes of a draw, where dynamic axes are `longest`."""
-    return math.prod(longest if size is None else size for size in draw.shape)
+def elements(shape: tuple[Optional[int], ...], longest: int) -> int:
+    """How many elements an array of this shape has, where dynamic axes are `longest`."""
+    return math.prod(longest if size is None else size for size in shape)
 
 
 def integer(name: str, value: Any, least: int = int(INT64.min), most: int = int(INT64.max)) -> int:
