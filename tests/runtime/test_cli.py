@@ -1,3 +1,4 @@
+import importlib
 import importlib.metadata
 import json
 import sys
@@ -9,6 +10,9 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
+
+# The package's attribute of that name is the command.
+predict = importlib.import_module("keepdrop.cli.predict")
 
 
 def call(*arguments, code: int = 0):
@@ -218,10 +222,10 @@ def test_an_exporter_that_does_not_import_is_told(monkeypatch) -> None:
 
 
 def test_progress_goes_to_a_terminal_alone(monkeypatch, capsys) -> None:
-    assert cli._progress(10) is None
+    assert predict._progress(10) is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(cli, "QUIET_SECONDS", -1.0)
-    show = cli._progress(10)
+    monkeypatch.setattr(predict, "QUIET_SECONDS", -1.0)
+    show = predict._progress(10)
     show(5)
     show(5)
     captured = capsys.readouterr()

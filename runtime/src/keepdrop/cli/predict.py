@@ -1,4 +1,4 @@
-"""The command `keepdrop`: inspect and predict, and the exporter's verbs where it is installed."""
+"""keepdrop predict: every row of a file."""
 
 from __future__ import annotations
 
@@ -9,172 +9,22 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Optional
+from typing import Any, Optional
 
 import click
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
-from .artifact import Metadata, Verification
-from .engine import Progress
-from .errors import ExporterMissing, InputError, KeepdropError
-from .model import load
-from .prediction import Prediction, interval_quantiles
+from keepdrop.engine import Progress
+from keepdrop.errors import InputError
+from keepdrop.model import load
+from keepdrop.prediction import Prediction, interval_quantiles
 
-ENTRY_POINT_GROUP = "keepdrop.commands"
-EXPORTER_VERBS = {
-    "export": "Turn a Keras model into an ONNX file that samples.",
-    "verify": "Compare such a file's samples with Keras'.",
-}
 # Work shorter than this shows no progress.
 QUIET_SECONDS = 1.0
 
 
-class Refused(click.ClickException):
-    """An error of ours as the command shows it: one message on stderr, exit code 1."""
-
-    def show(self, file: Optional[IO[Any]] = None) -> None:
-        """Print the message."""
-        click.echo(f"keepdrop: {self.message}", file=file, err=file is None)
-
-
-class Commands(click.Group):
-    """The verbs of the runtime, and those of the exporter, which are loaded only when called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every verb, whether the exporter is installed or not."""
-        return sorted([*super().list_commands(ctx), *EXPORTER_VERBS])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
-        """The verb; for the exporter's a stand-in with its one line of help."""
-        if cmd_name in EXPORTER_VERBS:
-            return click.Command(cmd_name, help=EXPORTER_VERBS[cmd_name])
-        return super().get_command(ctx, cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
-        """The verb that was called, the exporter's loaded."""
-        name, command, rest = super().resolve_command(ctx, args)
-        if name in EXPORTER_VERBS:
-            command = _load_exporter_verb(name)
-        return name, command, rest
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; every error of ours is one message and exit code 1."""
-        try:
-            return super().invoke(ctx)
-        except KeepdropError as error:
-            raise Refused(str(error)) from error
-
-
-def _load_exporter_verb(name: str) -> click.Command:
-    from importlib.metadata import entry_points  # slow to import, and needed by these verbs alone
-
-    if sys.version_info >= (3, 10):
-        found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
-    else:
-        found = [point for point in entry_points().get(ENTRY_POINT_GROUP, []) if point.name == name]
-    if not found:
-        raise ExporterMissing(
-            f"`keepdrop {name}` comes with keepdrop-exporter, which is not installed here; "
-            f"install keepdrop-exporter {__version__} on a workstation (it brings TensorFlow)"
-        )
-    try:
-        command: click.Command = found[0].load()
-    except ImportError as error:
-        raise ExporterMissing(
-            f"keepdrop-exporter is installed but does not import ({error}); "
-            f"install keepdrop-exporter {__version__} again, with what it depends on"
-        ) from error
-    return command
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="keepdrop")
-def main() -> None:
-    """Monte-Carlo dropout from an ONNX file: samples, intervals and what they rest on.
-
-    \b
-    Example:
-      keepdrop predict forecaster.onnx windows.npy -o out.npz --interval 0.9
-    """
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect(file: Path, as_json: bool) -> None:
-    """Show what FILE takes, gives and keeps random.
-
-    And what was verified: how far its samples were from Keras' own.
-
-    \b
-    Example:
-      keepdrop inspect forecaster.onnx
-    """
-    metadata = load(file, threads=1).metadata
-    if as_json:
-        click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json())}))
-    else:
-        click.echo("\n".join([str(file), *_described(metadata)]))
-
-
-def _described(metadata: Metadata) -> list[str]:
-    tensors = [("input", tensor) for tensor in metadata.inputs] + [("output", tensor) for tensor in metadata.outputs]
-    return [
-        *(f"{kind:<18}{tensor.name}  {tensor.dtype} {_axes(kind, tensor.shape)}" for kind, tensor in tensors),
-        f"{'draws a row':<18}{metadata.draws_per_row}",
-        f"{'default samples':<18}{metadata.default_samples}",
-        f"{'written by':<18}keepdrop {metadata.keepdrop_version}, Keras {metadata.keras_version}, "
-        f"contract {metadata.contract}",
-        f"{'source sha256':<18}{metadata.source_sha256 or 'none: exported from a model in memory'}",
-        *_verified(metadata.verified),
-        "",
-        *_table(_random_parts(metadata)),
-    ]
-
-
-def _axes(kind: str, shape: tuple[Optional[int], ...]) -> str:
-    leading = ["batch"] if kind == "input" else ["samples", "batch"]
-    return _shape((*leading, *shape[len(leading) :]))
-
-
-def _shape(shape: tuple[Any, ...]) -> str:
-    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
-
-
-def _verified(verification: Optional[Verification]) -> list[str]:
-    if verification is None:
-        return [f"{'verified':<18}no"]
-    return [
-        f"{'verified':<18}{verification.rows} rows x {verification.samples} samples, seed {verification.seed}, "
-        f"{verification.data} inputs; tolerance {verification.atol:g} + {verification.rtol:g} relative",
-        *(
-            f"{'':<18}{output.name}: largest difference {output.max_abs:.2g}, relative {output.max_rel:.2g}"
-            for output in verification.outputs
-        ),
-    ]
-
-
-def _random_parts(metadata: Metadata) -> list[tuple[str, ...]]:
-    """One line for what a layer draws alike, with the number of its draws (an LSTM draws once a gate)."""
-    counts: dict[tuple[str, ...], int] = {}
-    for draw in metadata.draws:
-        rate = "" if draw.rate is None else f"{draw.rate:g}"
-        key = (draw.layer, draw.argument, draw.kind, rate, _shape(draw.shape))
-        counts[key] = counts.get(key, 0) + 1
-    header = ("layer", "argument", "kind", "rate", "shape", "draws")
-    return [header, *((*key, str(count)) for key, count in counts.items())]
-
-
-def _table(lines: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-
-
-@main.command()
+@click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .npz file to write.")

@@ -1,0 +1,95 @@
+"""The command `keepdrop`: one verb a module, and the exporter's verbs where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, Any, Optional
+
+import click
+
+from keepdrop import __version__
+from keepdrop.errors import ExporterMissing, KeepdropError
+
+from .inspect import inspect
+from .predict import predict
+
+ENTRY_POINT_GROUP = "keepdrop.commands"
+EXPORTER_VERBS = {
+    "export": "Turn a Keras model into an ONNX file that samples.",
+    "verify": "Compare such a file's samples with Keras'.",
+}
+
+
+class Refused(click.ClickException):
+    """An error of ours as the command shows it: one message on stderr, exit code 1."""
+
+    def show(self, file: Optional[IO[Any]] = None) -> None:
+        """Print the message."""
+        click.echo(f"keepdrop: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """The verbs of the runtime, and those of the exporter, which are loaded only when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, whether the exporter is installed or not."""
+        return sorted([*super().list_commands(ctx), *EXPORTER_VERBS])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
+        """The verb; for the exporter's a stand-in with its one line of help."""
+        if cmd_name in EXPORTER_VERBS:
+            return click.Command(cmd_name, help=EXPORTER_VERBS[cmd_name])
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[Optional[str], Optional[click.Command], list[str]]:
+        """The verb that was called, the exporter's loaded."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in EXPORTER_VERBS:
+            command = _load_exporter_verb(name)
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; every error of ours is one message and exit code 1."""
+        try:
+            return super().invoke(ctx)
+        except KeepdropError as error:
+            raise Refused(str(error)) from error
+
+
+def _load_exporter_verb(name: str) -> click.Command:
+    from importlib.metadata import entry_points  # slow to import, and needed by these verbs alone
+
+    if sys.version_info >= (3, 10):
+        found = list(entry_points(group=ENTRY_POINT_GROUP, name=name))
+    else:
+        found = [point for point in entry_points().get(ENTRY_POINT_GROUP, []) if point.name == name]
+    if not found:
+        raise ExporterMissing(
+            f"`keepdrop {name}` comes with keepdrop-exporter, which is not installed here; "
+            f"install keepdrop-exporter {__version__} on a workstation (it brings TensorFlow)"
+        )
+    try:
+        command: click.Command = found[0].load()
+    except ImportError as error:
+        raise ExporterMissing(
+            f"keepdrop-exporter is installed but does not import ({error}); "
+            f"install keepdrop-exporter {__version__} again, with what it depends on"
+        ) from error
+    return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="keepdrop")
+def main() -> None:
+    """Monte-Carlo dropout from an ONNX file: samples, intervals and what they rest on.
+
+    \b
+    Example:
+      keepdrop predict forecaster.onnx windows.npy -o out.npz --interval 0.9
+    """
+
+
+for verb in (inspect, predict):
+    main.add_command(verb)

@@ -1,0 +1,84 @@
+"""keepdrop inspect: what an artifact takes, gives and keeps random."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+import click
+
+from keepdrop.artifact import Metadata, Verification
+from keepdrop.model import load
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what FILE takes, gives and keeps random.
+
+    And what was verified: how far its samples were from Keras' own.
+
+    \b
+    Example:
+      keepdrop inspect forecaster.onnx
+    """
+    metadata = load(file, threads=1).metadata
+    if as_json:
+        click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json())}))
+    else:
+        click.echo("\n".join([str(file), *_described(metadata)]))
+
+
+def _described(metadata: Metadata) -> list[str]:
+    tensors = [("input", tensor) for tensor in metadata.inputs] + [("output", tensor) for tensor in metadata.outputs]
+    return [
+        *(f"{kind:<18}{tensor.name}  {tensor.dtype} {_axes(kind, tensor.shape)}" for kind, tensor in tensors),
+        f"{'draws a row':<18}{metadata.draws_per_row}",
+        f"{'default samples':<18}{metadata.default_samples}",
+        f"{'written by':<18}keepdrop {metadata.keepdrop_version}, Keras {metadata.keras_version}, "
+        f"contract {metadata.contract}",
+        f"{'source sha256':<18}{metadata.source_sha256 or 'none: exported from a model in memory'}",
+        *_verified(metadata.verified),
+        "",
+        *_table(_random_parts(metadata)),
+    ]
+
+
+def _axes(kind: str, shape: tuple[Optional[int], ...]) -> str:
+    leading = ["batch"] if kind == "input" else ["samples", "batch"]
+    return _shape((*leading, *shape[len(leading) :]))
+
+
+def _shape(shape: tuple[Any, ...]) -> str:
+    return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+
+
+def _verified(verification: Optional[Verification]) -> list[str]:
+    if verification is None:
+        return [f"{'verified':<18}no"]
+    return [
+        f"{'verified':<18}{verification.rows} rows x {verification.samples} samples, seed {verification.seed}, "
+        f"{verification.data} inputs; tolerance {verification.atol:g} + {verification.rtol:g} relative",
+        *(
+            f"{'':<18}{output.name}: largest difference {output.max_abs:.2g}, relative {output.max_rel:.2g}"
+            for output in verification.outputs
+        ),
+    ]
+
+
+def _random_parts(metadata: Metadata) -> list[tuple[str, ...]]:
+    """One line for what a layer draws alike, with the number of its draws (an LSTM draws once a gate)."""
+    counts: dict[tuple[str, ...], int] = {}
+    for draw in metadata.draws:
+        rate = "" if draw.rate is None else f"{draw.rate:g}"
+        key = (draw.layer, draw.argument, draw.kind, rate, _shape(draw.shape))
+        counts[key] = counts.get(key, 0) + 1
+    header = ("layer", "argument", "kind", "rate", "shape", "draws")
+    return [header, *((*key, str(count)) for key, count in counts.items())]
+
+
+def _table(lines: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*lines)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
