@@ -155,7 +155,7 @@ def test_mean_and_std_add_up_over_blocks_of_samples(one, closed, x, monkeypatch,
 
 def test_a_block_left_out_of_the_sum_would_be_seen(one, closed, x, monkeypatch) -> None:
     monkeypatch.setattr(model, "MAX_BLOCK", 21)
-    monkeypatch.setattr(model.Moments, "plus", lambda self, other: self)
+    monkeypatch.setattr(model.Tally, "plus", lambda self, other: self)
     p = keepdrop.load(one).predict(x, samples=23, quantiles=())
     assert not np.allclose(p.mean, closed(x, 23).mean(axis=0))
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
+from keepdrop.heads import parsed
+
 if TYPE_CHECKING:
     from keepdrop.artifact import Verification
 
@@ -62,9 +64,23 @@ def _with_verification(command: Any) -> Any:
 @click.option(
     "--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for."
 )
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="[OUTPUT=]KIND",
+    help="What an output is: value, softmax, sigmoid or mean,logvar (both halves of one, or MEAN,LOGVAR=mean,logvar of "
+    "two); can be repeated. [default: what the model ends in]",
+)
 @_with_verification
 def export(
-    model: Path, output: Path | None, default_samples: int, as_json: bool, data: Path | None, **options: Any
+    model: Path,
+    output: Path | None,
+    default_samples: int,
+    heads: tuple[str, ...],
+    as_json: bool,
+    data: Path | None,
+    **options: Any,
 ) -> None:
     """Turn MODEL (.keras or .h5) into an ONNX file whose dropout stays on and whose seed is an input.
 
@@ -80,6 +96,7 @@ def export(
         model,
         output or model.with_suffix(".onnx"),
         default_samples=default_samples,
+        heads=parsed(heads),
         data=_read(data),
         progress=progress,
         **options,

@@ -19,6 +19,7 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend import random as _backend_random
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
+from keras.src.ops import nn as _operations
 
 # The package's attribute of that name is a function.
 _backend_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
@@ -177,6 +178,16 @@ def layer_graph(layer: Any) -> Any:
     if type(layer) is keras.Sequential:
         layer = layer._functional
     return layer if layer is not None and type(layer).call is Functional.call else None
+
+
+def is_softmax(operation: Any) -> bool:
+    """Whether an operation of a functional graph is ``keras.ops.softmax``, over its ``axis``."""
+    return type(operation) is _operations.Softmax
+
+
+def is_sigmoid(operation: Any) -> bool:
+    """Whether an operation of a functional graph is ``keras.ops.sigmoid``."""
+    return type(operation) is _operations.Sigmoid
 
 
 @contextlib.contextmanager

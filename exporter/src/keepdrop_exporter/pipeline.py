@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepdrop import __version__
-from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Metadata, Verification
+from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Head, Metadata, Verification
+from keepdrop.heads import Heads
 
 from . import convert
 from .errors import ExportError
+from .heads import find_heads
 from .load import load_model, source_sha256
 from .plan import Plan, make_plan
 from .trace import trace
@@ -43,6 +45,7 @@ def export(
     path: str | Path,
     *,
     default_samples: int = DEFAULT_SAMPLES,
+    heads: Heads | None = None,
     rows: int = 4,
     samples: int = 16,
     seed: int = 0,
@@ -64,6 +67,9 @@ def export(
         The ONNX file to write.
     default_samples
         How many samples the graph draws where ``num_samples`` is not given.
+    heads
+        What the outputs are, where it is not what the model ends in: "value", "softmax", "sigmoid" or "mean,logvar", or
+        a dict of these by output; two outputs are ``{"level,spread": "mean,logvar"}``. See ``keepdrop_exporter.heads``.
     rows, samples, seed, data, atol, rtol
         How the artifact is verified; see ``verify``.
     progress
@@ -86,11 +92,12 @@ def export(
     keras_model = load_model(model) if isinstance(model, (str, Path)) else model
     progress("plan")
     plan = make_plan(keras_model)
+    known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
     progress("trace")
     traced = trace(plan)
     progress("convert")
     proto = convert.to_onnx(traced, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
-    metadata = _metadata(plan, default_samples, sha256)
+    metadata = _metadata(plan, known_heads, default_samples, sha256)
     with convert.temporary_beside(target) as partial:
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         progress("verify")
@@ -98,10 +105,10 @@ def export(
         metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial, data))
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         os.replace(partial, target)
-    return Report(target, target.stat().st_size, metadata, plan.notes)
+    return Report(target, target.stat().st_size, metadata, (*plan.notes, *head_notes))
 
 
-def _metadata(plan: Plan, default_samples: int, sha256: str | None) -> Metadata:
+def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, sha256: str | None) -> Metadata:
     return Metadata(
         keepdrop_version=__version__,
         keras_version=keras.__version__,
@@ -112,4 +119,5 @@ def _metadata(plan: Plan, default_samples: int, sha256: str | None) -> Metadata:
         default_samples=default_samples,
         source_sha256=sha256,
         verified=None,
+        heads=heads,
     )

@@ -5,11 +5,13 @@ import keepdrop
 model = keepdrop.load("forecaster.onnx")
 draws = model.sample(x, samples=100, seed=7)  # [samples, batch, ...]
 low, high = model.predict(x).interval(0.9)  # [batch, ...] each
+p = model.predict(x, until=keepdrop.standard_error(0.01))  # as many samples as that needs
 """
 
 from .errors import ArtifactError, InputError, KeepdropError
 from .model import Model, load
 from .prediction import Prediction
+from .stopping import decided, standard_error
 
 __version__ = "0.1.0"
 
@@ -20,5 +22,7 @@ __all__ = [
     "Model",
     "Prediction",
     "__version__",
+    "decided",
     "load",
+    "standard_error",
 ]

@@ -96,6 +96,30 @@ class Cost:
     sample: float
 
 
+VALUE = "value"
+SOFTMAX = "softmax"
+SIGMOID = "sigmoid"
+MEAN_LOGVAR = "mean,logvar"
+MEAN = "mean"
+LOGVAR = "logvar"
+HEAD_KINDS = (VALUE, SOFTMAX, SIGMOID, MEAN_LOGVAR, MEAN, LOGVAR)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the numbers of one output are.
+
+    ``kind`` is "value" (anything), "softmax" (probabilities of classes along the last axis), "sigmoid" (each
+    element the probability of an event of its own), or "mean,logvar" (of 2K along the last axis the first K are means,
+    the others the natural logarithms of variances). Where two outputs share that work their kinds are "mean" and
+    "logvar", and ``partner`` is the other's name.
+    """
+
+    output: str
+    kind: str = VALUE
+    partner: Optional[str] = None
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``."""
@@ -110,6 +134,7 @@ class Metadata:
     source_sha256: Optional[str]
     verified: Optional[Verification]
     cost: Optional[Cost] = None
+    heads: tuple[Head, ...] = ()
     contract: int = CONTRACT_VERSION
 
     def to_json(self) -> str:
@@ -139,11 +164,25 @@ class Metadata:
                 "install the keepdrop it was exported with, or export the model again"
             )
         try:
-            return cls(**{**fields, **_nested(fields)})
+            metadata = cls(**{**fields, **_nested(fields)})
         except (TypeError, KeyError) as error:
             raise ArtifactError(
                 f"its {METADATA_KEY!r} metadata lacks or adds fields ({error}); export the model again"
             ) from error
+        metadata._check_heads()
+        return metadata
+
+    def _check_heads(self) -> None:
+        of = {head.output: head for head in self.heads}
+        names = [tensor.name for tensor in self.outputs]
+        strange = [head for head in self.heads if head.kind not in HEAD_KINDS]
+        for one, other in ((MEAN, LOGVAR), (LOGVAR, MEAN)):
+            strange += [h for h in self.heads if h.kind == one and of.get(h.partner or "", h).kind != other]
+        if strange or (self.heads and sorted(of) != sorted(names)):
+            raise ArtifactError(
+                f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}, or "
+                f"are none of {list(HEAD_KINDS)}; export the model again, or install the keepdrop it was exported with"
+            )
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:
@@ -153,6 +192,7 @@ def _nested(fields: dict[str, Any]) -> dict[str, Any]:
         "outputs": tuple(_tensor(t) for t in fields["outputs"]),
         "draws": tuple(Draw(**{**d, "shape": tuple(d["shape"])}) for d in fields["draws"]),
         "cost": cost and Cost(**cost),
+        "heads": tuple(Head(**h) for h in fields.get("heads", ())),
         "verified": verified
         and Verification(**{**verified, "outputs": tuple(OutputCheck(**o) for o in verified["outputs"])}),
     }

@@ -29,6 +29,8 @@ BYTES_A_NUMBER = 64
 BYTES_AN_ELEMENT = 12
 # The most samples x rows in one run, however small: more of them gain nothing.
 MAX_RUN = 4096
+# The most samples x rows held at once where samples are not kept.
+MAX_BLOCK = 16 * MAX_RUN
 # Seconds that a second worker adds to a call: waking it, cutting and joining, and what two at once slow each other
 # down (130 to 150 us measured for calls of 0.2 to 0.4 ms).
 HANDOFF = 150e-6

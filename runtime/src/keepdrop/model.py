@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .artifact import Metadata
-from .engine import MAX_RUN, Engine, Progress, available_threads
-from .prediction import Moments, Prediction, checked_quantiles, joined, summarise
+from . import adaptive, stopping
+from .artifact import Head, Metadata
+from .engine import MAX_BLOCK, Engine, Progress, available_threads
+from .errors import InputError
+from .heads import Heads, resolved
+from .moments import Tally
+from .prediction import Prediction, checked_quantiles, joined, paired, summarise
 from .request import Request, check, integer
 from .session import Session
 
-# The most samples x rows held at once where samples are not kept.
-MAX_BLOCK = 16 * MAX_RUN
+# What `until` and `deadline` end with where nothing is said.
+MAX_SAMPLES = 10_000
 
 
 def load(path: Union[str, os.PathLike[str]], threads: Optional[int] = None) -> Model:
@@ -42,6 +49,7 @@ class Model:
     def __init__(self, session: Session, threads: int) -> None:
         self._session = session
         self._engine = Engine(session, threads)
+        self._heads = resolved(session.metadata.outputs, session.metadata.heads)
 
     @property
     def metadata(self) -> Metadata:
@@ -91,6 +99,10 @@ class Model:
         rows: Optional[ArrayLike] = None,
         first_sample: int = 0,
         quantiles: Optional[ArrayLike] = None,
+        until: Optional[stopping.Rule] = None,
+        max_samples: Optional[int] = None,
+        deadline: Optional[float] = None,
+        heads: Optional[Heads] = None,
         progress: Optional[Progress] = None,
     ) -> Any:
         """The same samples summarised: a :class:`Prediction`, by output name in a dict where there are several outputs.
@@ -102,37 +114,89 @@ class Model:
         quantiles
             By default the samples are kept, and every quantile can be asked for afterwards. Given a sequence such as
             ``(0.05, 0.95)``, just these are computed, exactly, and the samples dropped block by block: memory for
-            samples then does not grow with the batch. Given ``()``, for mean and standard deviation alone, it does
-            not grow with the number of samples either.
+            samples then does not grow with the batch. Given ``()``, for the other figures alone, it does not
+            grow with the number of samples either.
+        until
+            Draw as many samples as this question needs, row by row: :func:`keepdrop.standard_error` or
+            :func:`keepdrop.decided`. A row's first n samples are those of a call for n; ``Prediction.n`` says how
+            many, ``Prediction.met`` whether they were enough. It looks after 16 samples and then after each quarter
+            more (16 at least, 256 at most), so that nothing but the row's own samples decides where it stops.
+        max_samples
+            The most samples of a row, with `until` or `deadline` (default: 10,000).
+        deadline
+            Seconds from the call on: draw what can be had in that time, and no block of samples that is likely to
+            end later. The size of blocks is learned as the call goes on; it ends late by one of them at most. The
+            first is one sample of each row, drawn however short the time is. With `quantiles`, samples are
+            held for all rows until the end.
+        heads
+            What the outputs are, where the artifact does not say it or says it otherwise: "value", "softmax",
+            "sigmoid" or "mean,logvar", or a dict of these by output. Two outputs are
+            ``{"level,spread": "mean,logvar"}``.
         progress
             Called with the number of samples x rows that were just finished, from one thread at a time.
 
         Raises
         ------
         InputError
-            An argument does not fit the artifact.
+            An argument does not fit the artifact, or another argument.
         """
-        request = check(self.metadata, x, samples=samples, seed=seed, rows=rows, first_sample=first_sample)
-        if quantiles is None:
-            return self._by_output([summarise(draws) for draws in self._engine.run(request, progress)])
-        numbers = checked_quantiles(quantiles).reshape(-1)
-        summary = self._quantiles if numbers.size else self._moments
-        blocks = [summary(block, numbers, progress) for block in request.row_blocks(MAX_BLOCK)]
-        return self._by_output([joined(parts) for parts in zip(*blocks)])
+        began = adaptive.clock()
+        adapts = until is not None or deadline is not None
+        most = _most_samples(samples, max_samples, adapts)
+        request = check(self.metadata, x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
+        of_outputs = resolved(self.metadata.outputs, self._heads, heads)
+        numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
+        if adapts:
+            ends = None if deadline is None else began + _seconds(deadline)
+            found = adaptive.predict(self._engine, request, of_outputs, until, ends, numbers, progress)
+        elif numbers is None:
+            outputs = self._engine.run(request, progress)
+            found = [summarise(draws, head=head) for draws, head in zip(outputs, of_outputs)]
+        else:
+            summary = self._quantiles if numbers.size else self._moments
+            blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(MAX_BLOCK)]
+            found = [joined(parts) for parts in zip(*blocks)]
+        return self._by_output(paired(found))
 
-    def _quantiles(self, request: Request, numbers: Any, progress: Optional[Progress]) -> list[Prediction]:
-        return [summarise(draws, numbers) for draws in self._engine.run(request, progress)]
+    def _quantiles(
+        self, request: Request, heads: Sequence[Head], numbers: Any, progress: Optional[Progress]
+    ) -> list[Prediction]:
+        outputs = self._engine.run(request, progress)
+        return [summarise(draws, numbers, head=head) for draws, head in zip(outputs, heads)]
 
-    def _moments(self, request: Request, numbers: Any, progress: Optional[Progress]) -> list[Prediction]:
+    def _moments(
+        self, request: Request, heads: Sequence[Head], numbers: Any, progress: Optional[Progress]
+    ) -> list[Prediction]:
         """Without quantiles, blocks of samples add up: none of them need be held with another."""
-        moments: list[Moments] = []
+        tallies: list[Tally] = []
         for block in request.sample_blocks(MAX_BLOCK):
             outputs = self._engine.run(block, progress)
-            found = [Moments.of(draws) for draws in outputs]
-            moments = [a.plus(b) for a, b in zip(moments, found)] if moments else found
-        return [summarise(draws, numbers, total) for draws, total in zip(outputs, moments)]
+            found = [Tally.of(draws, head.kind) for draws, head in zip(outputs, heads)]
+            tallies = [a.plus(b) for a, b in zip(tallies, found)] if tallies else found
+        return [summarise(draws, numbers, tally, head) for draws, tally, head in zip(outputs, tallies, heads)]
 
     def _by_output(self, results: Union[list[NDArray[Any]], list[Prediction]]) -> Any:
         if len(results) == 1:
             return results[0]
         return {tensor.name: result for tensor, result in zip(self.metadata.outputs, results)}
+
+
+def _most_samples(samples: Optional[int], max_samples: Optional[int], adapts: bool) -> Optional[int]:
+    if adapts and samples is not None:
+        raise InputError(
+            f"samples is {samples!r} beside until= or deadline=, which find out how many; "
+            "give max_samples= to bound them"
+        )
+    if not adapts and max_samples is not None:
+        raise InputError(
+            f"max_samples is {max_samples!r} without until= or deadline=; give samples= for a fixed number"
+        )
+    if not adapts:
+        return samples
+    return integer("max_samples", MAX_SAMPLES if max_samples is None else max_samples, least=1)
+
+
+def _seconds(deadline: Any) -> float:
+    if isinstance(deadline, (int, float, np.number)) and math.isfinite(deadline) and deadline > 0:
+        return float(deadline)
+    raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 import numpy as np
@@ -51,6 +51,10 @@ class Request:
             first_sample=self.first_sample + samples.start,
             samples=samples.stop - samples.start,
         )
+
+    def only(self, rows: NDArray[np.int64]) -> Request:
+        """The same request for the rows at these positions."""
+        return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()}, rows=self.rows[rows])
 
     def row_blocks(self, sample_rows: int) -> Iterator[Request]:
         """Cut into blocks of whole rows, each of at most `sample_rows` samples x rows (but at least one row)."""

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import click
 
-from keepdrop.artifact import Metadata, Verification
+from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, Verification
 from keepdrop.model import load
 
 
@@ -32,9 +32,13 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 def _described(metadata: Metadata) -> list[str]:
-    tensors = [("input", tensor) for tensor in metadata.inputs] + [("output", tensor) for tensor in metadata.outputs]
+    heads = {head.output: f"  {_head(head)}" for head in metadata.heads if head.kind != VALUE}
     return [
-        *(f"{kind:<18}{tensor.name}  {tensor.dtype} {_axes(kind, tensor.shape)}" for kind, tensor in tensors),
+        *(f"{'input':<18}{t.name}  {t.dtype} {_axes('input', t.shape)}" for t in metadata.inputs),
+        *(
+            f"{'output':<18}{t.name}  {t.dtype} {_axes('output', t.shape)}{heads.get(t.name, '')}"
+            for t in metadata.outputs
+        ),
         f"{'draws a row':<18}{metadata.draws_per_row}",
         f"{'default samples':<18}{metadata.default_samples}",
         f"{'written by':<18}keepdrop {metadata.keepdrop_version}, Keras {metadata.keras_version}, "
@@ -44,6 +48,11 @@ def _described(metadata: Metadata) -> list[str]:
         "",
         *_table(_random_parts(metadata)),
     ]
+
+
+def _head(head: Head) -> str:
+    other = {MEAN: "log-variance", LOGVAR: "mean"}.get(head.kind)
+    return f"{head.kind}, its {other} is {head.partner}" if other else head.kind
 
 
 def _axes(kind: str, shape: tuple[Optional[int], ...]) -> str:

@@ -1,0 +1,207 @@
+"""Adaptive: as many samples as the question needs, or as the time allows, block by block.
+
+The samples are those of a plain call: a row that stops after n of them has seen its first n. Rows that are done
+are left out of the next block. Without a deadline a row's n depends on nothing but its own samples: not on the other
+rows, the threads or the machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import moments, stopping
+from .artifact import Head
+from .engine import MAX_BLOCK, Engine, Progress
+from .moments import Tally
+from .prediction import Prediction, joined, summarise
+from .request import Request
+from .stopping import Look, Rule
+
+# From one look to the next a row takes a quarter of the samples that it has, between these bounds: it has a quarter
+# too many at most, after some twenty looks to 2,000.
+GROWTH = 4
+LEAST_STEP, MOST_STEP = stopping.LEAST, 256
+# The rows that go together, so that a block is bounded and yet never cut between two looks.
+ROWS_AT_ONCE = MAX_BLOCK // MOST_STEP
+# The share of the remaining time that a block may take: twice as slow as the last one, it still ends in time.
+SHARE = 0.5
+
+clock = time.perf_counter
+
+
+class Rows(NamedTuple):
+    """Rows that have been sampled alike: their positions, and a tally and a look for each output."""
+
+    at: NDArray[np.int64]
+    tallies: list[Tally]
+    looks: list[Optional[Look]]
+
+    def only(self, index: NDArray[np.bool_]) -> Rows:
+        """Some of them."""
+        looks = [look.rows(index) if look else None for look in self.looks]
+        return Rows(self.at[index], [tally.rows(index) for tally in self.tallies], looks)
+
+
+class Block(NamedTuple):
+    """The samples from number `start` on of the rows at these positions: [k, rows, ...] for each output."""
+
+    start: int
+    at: NDArray[np.int64]
+    outputs: list[NDArray[Any]]
+
+
+def predict(
+    engine: Engine,
+    request: Request,
+    heads: Sequence[Head],
+    until: Optional[Rule],
+    ends: Optional[float],
+    quantiles: Optional[NDArray[np.float64]],
+    progress: Optional[Progress] = None,
+) -> list[Prediction]:
+    """A Prediction of each output, from ``request.samples`` samples of a row at most.
+
+    Parameters
+    ----------
+    until
+        The rule by which a row stops early.
+    ends
+        The time on the clock from which no block is begun. One sample of each row is always drawn, and a
+        block is as large as half of the remaining time allows, by what the last one took.
+    quantiles
+        As in ``summarise``: None keeps the samples.
+
+    Raises
+    ------
+    InputError
+        The rule does not fit the outputs.
+    """
+    watched = stopping.watched(until, heads) if until else []
+    step = ROWS_AT_ONCE if ends is None else request.batch
+    parts = []
+    for start in range(0, request.batch, step):
+        rows = request.cut(slice(start, min(start + step, request.batch)), slice(0, request.samples))
+        keep = quantiles is None or quantiles.size > 0
+        blocks, stopped = _draw(engine, rows, heads, until, watched, ends, keep, progress)
+        parts.append([_summary(rows, blocks, stopped, i, head, until, quantiles) for i, head in enumerate(heads)])
+    return [joined(of_output) for of_output in zip(*parts)]
+
+
+def _draw(
+    engine: Engine,
+    request: Request,
+    heads: Sequence[Head],
+    until: Optional[Rule],
+    watched: Sequence[Head],
+    ends: Optional[float],
+    keep: bool,
+    progress: Optional[Progress],
+) -> tuple[list[Block], list[Rows]]:
+    """Every block drawn (the last alone if they are not to be kept), and the rows in the order they stopped in."""
+    active = Rows(np.arange(request.batch), [], [None] * len(heads))
+    blocks: list[Block] = []
+    stopped: list[Rows] = []
+    seen, size = 0, 1 if ends is not None else min(LEAST_STEP, request.samples)
+    while True:
+        began = clock()
+        some = request if len(active.at) == request.batch else request.only(active.at)
+        part = some.cut(slice(0, some.batch), slice(seen, seen + size))
+        block = Block(seen, active.at, engine.run(part, progress))
+        blocks = [*blocks, block] if keep else [block]
+        active = _grown(active, block, heads)
+        if until:
+            active = _looked(active, block, heads, until, watched)
+        seen += size
+        size = _next_size(request, some.batch, seen, until, ends, began, size)
+        stop = _answered(active, heads, until, watched) if size else np.ones(some.batch, np.bool_)
+        if stop.any():
+            stopped.append(active.only(stop))
+            active = active.only(~stop)
+        if not len(active.at):
+            return blocks, stopped
+
+
+def _next_size(
+    request: Request, rows: int, seen: int, until: Optional[Rule], ends: Optional[float], began: float, size: int
+) -> int:
+    """How many samples the next block has; 0 where there is none, because of the deadline or ``max_samples``."""
+    sizes = [request.samples - seen, max(1, MAX_BLOCK // rows)]
+    if until:
+        sizes.append(min(max(LEAST_STEP, seen // GROWTH), MOST_STEP))
+    if ends is not None:
+        now = clock()
+        fitting = (ends - now) * size / max(now - began, 1e-9)
+        sizes.append(int(max(fitting * SHARE, min(fitting, 1.0))))
+    return max(0, min(sizes))
+
+
+def _grown(active: Rows, block: Block, heads: Sequence[Head]) -> Rows:
+    tallies = [Tally.of(samples, head.kind) for samples, head in zip(block.outputs, heads)]
+    if active.tallies:
+        tallies = [old.plus(new) for old, new in zip(active.tallies, tallies)]
+    return active._replace(tallies=tallies)
+
+
+def _looked(active: Rows, block: Block, heads: Sequence[Head], until: Rule, watched: Sequence[Head]) -> Rows:
+    elements = sum(_watched_means(active, heads, until, head).shape[1] for head in watched)
+    looks = [
+        until.look(look, head, samples, tally.moments, elements) if head in watched else None
+        for look, head, samples, tally in zip(active.looks, heads, block.outputs, active.tallies)
+    ]
+    return active._replace(looks=looks)
+
+
+def _answered(active: Rows, heads: Sequence[Head], until: Optional[Rule], watched: Sequence[Head]) -> NDArray[np.bool_]:
+    """Which rows need no more samples: [rows]. More would not help where a mean is not finite."""
+    if until is None:
+        return np.zeros(len(active.at), np.bool_)
+    met = np.all([look.met for look in active.looks if look], axis=0)
+    lost = [~np.isfinite(_watched_means(active, heads, until, head)).all(axis=1) for head in watched]
+    return np.asarray(met | np.any(lost, axis=0))
+
+
+def _watched_means(active: Rows, heads: Sequence[Head], until: Rule, head: Head) -> NDArray[np.float64]:
+    mean = active.tallies[list(heads).index(head)].moments.mean
+    return stopping.flat(stopping.chosen(mean, head, until.element))
+
+
+def _summary(
+    request: Request,
+    blocks: Sequence[Block],
+    stopped: Sequence[Rows],
+    i: int,
+    head: Head,
+    until: Optional[Rule],
+    quantiles: Optional[NDArray[np.float64]],
+) -> Prediction:
+    order = np.argsort(np.concatenate([rows.at for rows in stopped]))
+    tally = moments.joined([rows.tallies[i] for rows in stopped], each=until is not None).rows(order)
+    samples = blocks[0].outputs[i] if len(blocks) == 1 else _assembled(request, blocks, i)
+    found = summarise(samples, quantiles, tally, head)
+    looks = [look for look in (rows.looks[i] for rows in stopped) if look]
+    if not looks:
+        return found
+    found = replace(found, met=np.concatenate([look.met for look in looks])[order])
+    decisions = [look.decision for look in looks if look.decision is not None]
+    if until is None or not decisions:
+        return found
+    shape = stopping.chosen(tally.moments.mean, head, until.element).shape
+    return replace(found, decision=stopping.WORDS[np.concatenate(decisions)[order]].reshape(shape))
+
+
+def _assembled(request: Request, blocks: Sequence[Block], i: int) -> NDArray[Any]:
+    """[samples, batch, ...], NaN where a row had stopped."""
+    count = max(block.start + len(block.outputs[i]) for block in blocks)
+    like = blocks[0].outputs[i]
+    ragged = any(len(block.at) < request.batch for block in blocks)
+    dtype = np.result_type(like.dtype, np.float32) if ragged else like.dtype
+    samples = np.full((count, request.batch, *like.shape[2:]), np.nan if ragged else 0, dtype)
+    for block in blocks:
+        samples[block.start : block.start + len(block.outputs[i]), block.at] = block.outputs[i]
+    return samples
