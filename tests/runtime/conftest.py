@@ -8,7 +8,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from keepdrop.artifact import METADATA_KEY, Draw, Metadata, OutputCheck, Tensor, Verification
+from keepdrop.artifact import METADATA_KEY, Draw, Head, Metadata, OutputCheck, Tensor, Verification
 
 # y[t, b] = x[b] * t + 100 rows[b] + seed, t from first_sample on
 ONE = """
@@ -53,6 +53,25 @@ toy (float[batch,3] x, int32[batch,time] ids, int64 seed, int64[batch] rows, int
   total = ReduceSum<keepdims = 0>(ids, last)
   totalf = Cast<to = 1>(total)
   n = Add(t2, totalf)
+}
+"""
+
+# level[t, b] = x[b] sin(t + 1); mood[t, b] = softmax of the same; spread[t, b] = its thrice
+THREE = """
+<ir_version: 8, opset_import: ["" : 18]>
+toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
+  => (float[samples,batch,3] mood, float[samples,batch,3] level, float[samples,batch,3] spread)
+  <int64 one = {1}, int64[2] after = {1, 2}, float three = {3}>
+{
+  begin = Add(first_sample, one)
+  stop = Add(begin, num_samples)
+  t = Range(begin, stop, one)
+  tf = Cast<to = 1>(t)
+  wave = Sin(tf)
+  t3 = Unsqueeze(wave, after)
+  level = Mul(x, t3)
+  mood = Softmax<axis = -1>(level)
+  spread = Mul(level, three)
 }
 """
 
@@ -111,6 +130,14 @@ def one(write, metadata) -> Path:
 def two(write, metadata) -> Path:
     """Inputs x [batch, 3] and ids [batch, time], outputs y and n."""
     return write(TWO, dataclasses.replace(metadata, inputs=(X, IDS), outputs=(Y, N)).to_json(), "two.onnx")
+
+
+@pytest.fixture
+def three(write, metadata) -> Path:
+    """One input x [batch, 3]; outputs mood, a softmax, and level and spread, a mean and its log-variance."""
+    outputs = tuple(Tensor(name, "float32", (None, None, 3)) for name in ("mood", "level", "spread"))
+    heads = (Head("mood", "softmax"), Head("level", "mean", "spread"), Head("spread", "logvar", "level"))
+    return write(THREE, dataclasses.replace(metadata, outputs=outputs, heads=heads).to_json(), "three.onnx")
 
 
 @pytest.fixture

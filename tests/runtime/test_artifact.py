@@ -1,9 +1,10 @@
+import dataclasses
 import json
 
 import pytest
 
 from keepdrop import ArtifactError
-from keepdrop.artifact import CONTRACT_VERSION, Metadata
+from keepdrop.artifact import CONTRACT_VERSION, Head, Metadata
 
 
 def test_metadata_survives_its_json(metadata: Metadata) -> None:
@@ -24,3 +25,29 @@ def test_metadata_that_is_not_ours_is_refused(metadata: Metadata, change, text: 
     changed = json.dumps(change(json.loads(metadata.to_json())))
     with pytest.raises(ArtifactError, match=text):
         Metadata.from_json(changed)
+
+
+def test_older_artifacts_say_nothing_of_heads(metadata: Metadata) -> None:
+    fields = json.loads(metadata.to_json())
+    del fields["heads"]
+    assert Metadata.from_json(json.dumps(fields)).heads == ()
+
+
+def test_heads_survive_too(metadata: Metadata) -> None:
+    with_heads = dataclasses.replace(metadata, heads=(Head("y", "softmax"),))
+    assert Metadata.from_json(with_heads.to_json()) == with_heads
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        (Head("y", "oracle"),),
+        (Head("z", "softmax"),),
+        (Head("y", "value"), Head("y", "value")),
+        (Head("y", "mean"),),
+        (Head("y", "mean", "z"),),
+    ],
+)
+def test_heads_that_do_not_go_with_the_outputs_are_refused(metadata: Metadata, heads: tuple[Head, ...]) -> None:
+    with pytest.raises(ArtifactError, match=r"its heads \[.*\] do not go with its outputs \['y'\]"):
+        Metadata.from_json(dataclasses.replace(metadata, heads=heads).to_json())

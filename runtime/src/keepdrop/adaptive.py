@@ -56,6 +56,27 @@ class Block(NamedTuple):
     outputs: list[NDArray[Any]]
 
 
+class Pace:
+    """How long blocks take, learned as they go by, and how much fits before the clock says `ends`."""
+
+    def __init__(self, ends: float) -> None:
+        self._ends = ends
+        self._shortest = float("inf")  # of any block: a further one will hardly take less
+        self._a_sample = 0.0
+
+    def learn(self, seconds: float, samples: int) -> None:
+        """Be told of a block that has just been drawn."""
+        self._shortest = min(self._shortest, seconds)
+        self._a_sample = seconds / samples
+
+    def fitting(self) -> int:
+        """How many samples the next block may have; 0 where it would end too late."""
+        left = self._ends - clock()
+        if left < max(self._shortest, self._a_sample):
+            return 0
+        return max(1, int(SHARE * left / max(self._a_sample, 1e-9)))
+
+
 def predict(
     engine: Engine,
     request: Request,
@@ -107,7 +128,8 @@ def _draw(
     active = Rows(np.arange(request.batch), [], [None] * len(heads))
     blocks: list[Block] = []
     stopped: list[Rows] = []
-    seen, size = 0, 1 if ends is not None else min(LEAST_STEP, request.samples)
+    pace = None if ends is None else Pace(ends)
+    seen, size = 0, 1 if pace else min(LEAST_STEP, request.samples)
     while True:
         began = clock()
         some = request if len(active.at) == request.batch else request.only(active.at)
@@ -118,7 +140,9 @@ def _draw(
         if until:
             active = _looked(active, block, heads, until, watched)
         seen += size
-        size = _next_size(request, some.batch, seen, until, ends, began, size)
+        if pace:
+            pace.learn(clock() - began, size)
+        size = _next_size(request, some.batch, seen, until, pace)
         stop = _answered(active, heads, until, watched) if size else np.ones(some.batch, np.bool_)
         if stop.any():
             stopped.append(active.only(stop))
@@ -127,18 +151,14 @@ def _draw(
             return blocks, stopped
 
 
-def _next_size(
-    request: Request, rows: int, seen: int, until: Optional[Rule], ends: Optional[float], began: float, size: int
-) -> int:
+def _next_size(request: Request, rows: int, seen: int, until: Optional[Rule], pace: Optional[Pace]) -> int:
     """How many samples the next block has; 0 where there is none, because of the deadline or ``max_samples``."""
     sizes = [request.samples - seen, max(1, MAX_BLOCK // rows)]
     if until:
         sizes.append(min(max(LEAST_STEP, seen // GROWTH), MOST_STEP))
-    if ends is not None:
-        now = clock()
-        fitting = (ends - now) * size / max(now - began, 1e-9)
-        sizes.append(int(max(fitting * SHARE, min(fitting, 1.0))))
-    return max(0, min(sizes))
+    if pace:
+        sizes.append(pace.fitting())
+    return min(sizes)
 
 
 def _grown(active: Rows, block: Block, heads: Sequence[Head]) -> Rows:

@@ -178,7 +178,7 @@ class Metadata:
         strange = [head for head in self.heads if head.kind not in HEAD_KINDS]
         for one, other in ((MEAN, LOGVAR), (LOGVAR, MEAN)):
             strange += [h for h in self.heads if h.kind == one and of.get(h.partner or "", h).kind != other]
-        if strange or (self.heads and sorted(of) != sorted(names)):
+        if strange or (self.heads and sorted(head.output for head in self.heads) != sorted(names)):
             raise ArtifactError(
                 f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}, or "
                 f"are none of {list(HEAD_KINDS)}; export the model again, or install the keepdrop it was exported with"
