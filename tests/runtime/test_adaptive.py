@@ -65,7 +65,7 @@ def test_each_row_stops_when_its_error_is_small(drawn, table) -> None:
     assert sum(samples * rows for samples, rows in engine.runs) == p.n.sum()
 
 
-LOOKS = [16, 32, 48, 64, 80, 100, 125, 156, 195, 243, 303, 378, 472, 590, 737, 921, 1151, 1407, 1663, 1919, 2175]
+LOOKS = [16, 32, 48, 72, 108, 162, 243, 364, 546, 802, 1058, 1314, 1570, 1826, 2082]
 
 
 def test_the_samples_are_those_of_a_plain_call(drawn, table) -> None:

@@ -14,7 +14,7 @@ from keepdrop.stopping import ABOVE, BELOW, STAKE, UNDECIDED, bet, chosen, scale
 ROWS, SAMPLES = 2000, 1000
 # Where the loop of `predict` looks.
 LOOKS = list(
-    itertools.takewhile(lambda n: n <= SAMPLES, itertools.accumulate(range(99), lambda n, _: n + max(16, n // 4)))
+    itertools.takewhile(lambda n: n <= SAMPLES, itertools.accumulate(range(99), lambda n, _: n + max(16, n // 2)))
 )[1:]
 
 

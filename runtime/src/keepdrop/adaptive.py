@@ -23,9 +23,9 @@ from .prediction import Prediction, joined, summarise
 from .request import Request
 from .stopping import Look, Rule
 
-# From one look to the next a row takes a quarter of the samples that it has, between these bounds: it has a quarter
-# too many at most, after some twenty looks to 2,000.
-GROWTH = 4
+# From one look to the next a row takes half as many samples as it has, between these bounds: some fifteen looks to
+# 2,000. A look costs a run of the graph, which is worth tens of samples where there is one row.
+GROWTH = 2
 LEAST_STEP, MOST_STEP = stopping.LEAST, 256
 # The rows that go together, so that a block is bounded and yet never cut between two looks.
 ROWS_AT_ONCE = MAX_BLOCK // MOST_STEP

@@ -118,16 +118,16 @@ class Model:
             grow with the number of samples either.
         until
             Draw as many samples as this question needs, row by row: :func:`keepdrop.standard_error` or
-            :func:`keepdrop.decided`. A row's first n samples are those of a call for n; ``Prediction.n`` says how
-            many, ``Prediction.met`` whether they were enough. It looks after 16 samples and then after each quarter
-            more (16 at least, 256 at most), so that nothing but the row's own samples decides where it stops.
+            :func:`keepdrop.decided`. A row's samples are those of a call for as many; ``Prediction.n`` says how
+            many, ``Prediction.met`` whether they were enough. It looks after 16 samples and then after half as
+            many more each time (16 at least, 256 at most), so that a row's own samples alone decide where it stops.
         max_samples
             The most samples of a row, with `until` or `deadline` (default: 10,000).
         deadline
             Seconds from the call on: draw what can be had in that time, and no block of samples that is likely to
-            end later. The size of blocks is learned as the call goes on; it ends late by one of them at most. The
-            first is one sample of each row, drawn however short the time is. With `quantiles`, samples are
-            held for all rows until the end.
+            end later. How many a block may have is learned as the call goes on; it ends late by one block at most. The
+            first is one sample of each row, drawn however short the time is. With `quantiles`, samples are held for
+            all rows until the end.
         heads
             What the outputs are, where the artifact does not say it or says it otherwise: "value", "softmax",
             "sigmoid" or "mean,logvar", or a dict of these by output. Two outputs are

@@ -139,7 +139,7 @@ class Prediction:
         """The mean of the samples' entropies, in nats: what stays uncertain though the model be known.
 
         ``mean_t H[p_t]``, the aleatoric part in Depeweg et al.: Decomposition of Uncertainty in Bayesian Deep Learning
-        (2018), equation 2 ff. Shapes and errors as in ``predictive_entropy``.
+        (2018). Shapes and errors as in ``predictive_entropy``.
         """
         return self._cast(self._expected_entropy)
 
@@ -147,7 +147,7 @@ class Prediction:
     def mutual_information(self) -> NDArray[Any]:
         """``predictive_entropy - expected_entropy``, in nats: how much the samples disagree (BALD).
 
-        Houlsby et al.: Bayesian Active Learning for Classification and Preference Learning (2011), equation 2; Gal,
+        Houlsby et al.: Bayesian Active Learning for Classification and Preference Learning (2011); Gal,
         Islam, Ghahramani: Deep Bayesian Active Learning with Image Data (2017). Not negative: rounding below 0 is
         cut. Shapes and errors as in ``predictive_entropy``.
         """
@@ -190,8 +190,8 @@ class Prediction:
     def aleatoric(self) -> NDArray[Any]:
         """The noise that the model sees in the data: the mean over samples of exp(log-variance), a variance.
 
-        Kendall and Gal: What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision? (2017), equation
-        9. [batch, ..., K] for a head whose last axis is 2K; for two outputs it is the mean's that has it. Infinite
+        Kendall and Gal: What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?
+        (2017). [batch, ..., K] for a head whose last axis is 2K; for two outputs it is the mean's that has it. Infinite
         where exp overflows.
 
         Raises
@@ -205,7 +205,7 @@ class Prediction:
     def epistemic(self) -> NDArray[Any]:
         """How much the model itself varies: the variance over samples of the mean it predicts.
 
-        Kendall and Gal (2017), equation 9, with the divisor n - 1 of ``variance`` where they divide by n: NaN for a
+        Kendall and Gal (2017), with the divisor n - 1 of ``variance`` where they divide by n: NaN for a
         single sample. Shapes and errors as in ``aleatoric``.
         """
         return self._cast(self._epistemic)
@@ -214,7 +214,7 @@ class Prediction:
     def total(self) -> NDArray[Any]:
         """``aleatoric + epistemic``: the variance of an observation by the law of total variance.
 
-        Kendall and Gal (2017), equation 9. Shapes and errors as in ``aleatoric``.
+        Kendall and Gal (2017). Shapes and errors as in ``aleatoric``.
         """
         return self._cast(self._aleatoric + self._epistemic)
 

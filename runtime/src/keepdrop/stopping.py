@@ -158,10 +158,10 @@ def decided(
     - Between `bounds` (for softmax and sigmoid heads 0 and 1 unless given): exactly valid whatever the samples'
       distribution. Two gamblers bet on either side of the threshold, the stakes being the approximate growth-rate
       adaptive ones (aGRAPA) of Waudby-Smith and Ramdas: Estimating Means of Bounded Random Variables by Betting
-      (J. R. Stat. Soc. B 86, 2024), sections 4 and B.3; a side is decided when its capital reaches 2 / chance.
+      (J. R. Stat. Soc. B 86, 2024); a side is decided when its capital reaches 2 / chance.
     - Otherwise a t-test with a normal mixture over effect sizes: exactly valid for normal samples of unknown variance,
       approximately for others, from 16 samples on: Wang and Ramdas: Anytime-Valid t-Tests and Confidence Sequences for
-      Gaussian Means with Unknown Variance (Sequential Analysis 44, 2025), section 4; the Bayes factor of Rouder et
+      Gaussian Means with Unknown Variance (Sequential Analysis 44, 2025); the Bayes factor of Rouder et
       al.: Bayesian t Tests for Accepting and Rejecting the Null Hypothesis (2009). Where samples are far from
       normal, rare large ones above all, give bounds.
 
