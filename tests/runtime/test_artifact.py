@@ -46,6 +46,8 @@ def test_heads_survive_too(metadata: Metadata) -> None:
         (Head("y", "value"), Head("y", "value")),
         (Head("y", "mean"),),
         (Head("y", "mean", "z"),),
+        (Head("y", "mean", "y"),),
+        (Head("y", "mean,logvar"),),  # of 3 numbers
     ],
 )
 def test_heads_that_do_not_go_with_the_outputs_are_refused(metadata: Metadata, heads: tuple[Head, ...]) -> None:

@@ -71,10 +71,8 @@ class Pace:
 
     def fitting(self) -> int:
         """How many samples the next block may have; 0 where it would end too late."""
-        left = self._ends - clock()
-        if left < max(self._shortest, self._a_sample):
-            return 0
-        return max(1, int(SHARE * left / max(self._a_sample, 1e-9)))
+        share = SHARE * (self._ends - clock())
+        return int(share / max(self._a_sample, 1e-9)) if share >= self._shortest else 0
 
 
 def predict(

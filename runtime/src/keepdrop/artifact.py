@@ -173,16 +173,23 @@ class Metadata:
         return metadata
 
     def _check_heads(self) -> None:
-        of = {head.output: head for head in self.heads}
-        names = [tensor.name for tensor in self.outputs]
-        strange = [head for head in self.heads if head.kind not in HEAD_KINDS]
-        for one, other in ((MEAN, LOGVAR), (LOGVAR, MEAN)):
-            strange += [h for h in self.heads if h.kind == one and of.get(h.partner or "", h).kind != other]
-        if strange or (self.heads and sorted(head.output for head in self.heads) != sorted(names)):
+        names = sorted(tensor.name for tensor in self.outputs)
+        if self.heads and sorted(head.output for head in self.heads) != names or not all(map(self._fits, self.heads)):
             raise ArtifactError(
                 f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}, or "
                 f"are none of {list(HEAD_KINDS)}; export the model again, or install the keepdrop it was exported with"
             )
+
+    def _fits(self, head: Head) -> bool:
+        """Whether a head can be that of its output, by its shape and its partner."""
+        shapes = {tensor.name: tensor.shape[2:] for tensor in self.outputs}
+        shape = shapes[head.output]
+        if head.kind in (MEAN, LOGVAR):
+            other = Head(head.partner or "", LOGVAR if head.kind == MEAN else MEAN, head.output)
+            return other in self.heads and shapes[other.output] == shape
+        if head.kind == MEAN_LOGVAR:
+            return bool(shape) and shape[-1] is not None and shape[-1] % 2 == 0
+        return head.kind in (VALUE, SIGMOID) or head.kind == SOFTMAX and bool(shape)
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:

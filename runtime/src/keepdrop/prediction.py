@@ -51,7 +51,10 @@ class Prediction:
         bool [batch]: the question of ``until`` was answered, not cut short by ``max_samples``, ``deadline`` or NaN.
         None without ``until``.
     decision
-        "above", "below" or "undecided" of each element that :func:`keepdrop.decided` watched; None without it.
+        "above", "below" or "undecided", [batch, ...] of the elements that :func:`keepdrop.decided` watched; None
+        without it.
+    tally, dtype, partner
+        What the figures are made from where samples are not kept, their dtype, and the prediction of the log-variance.
     """
 
     n: Union[int, NDArray[np.int64]]
