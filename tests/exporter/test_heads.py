@@ -173,6 +173,7 @@ def test_an_export_of_two_outputs_as_mean_and_logvar(classifier: Path, tmp_path:
         (["gaussian"], "there is no head 'gaussian'; give one of ['value', 'softmax', 'sigmoid', 'mean,logvar']"),
         (["softmax"], "head 'softmax' does not say of which output, and the model has ['mood', 'level']; declare"),
         (["mood=softmax", "value"], "head 'value' does not say of which output; give OUTPUT=value"),
+        (["mood=softmax", "mood=value"], "output 'mood' has two heads declared; give it one"),
         (["size=value"], "a head is declared for output 'size'; the model's outputs are ['mood', 'level']"),
         (["mood=mean,logvar"], "output 'mood' has the shape [3] a row; its last axis has to be means and as many"),
         (["mood,level=mean,logvar"], "outputs ['mood', 'level'] cannot be mean and log-variance: their rows have"),

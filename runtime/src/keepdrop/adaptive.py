@@ -133,7 +133,9 @@ def _draw(
         some = request if len(active.at) == request.batch else request.only(active.at)
         part = some.cut(slice(0, some.batch), slice(seen, seen + size))
         block = Block(seen, active.at, engine.run(part, progress))
-        blocks = [*blocks, block] if keep else [block]
+        if not keep:
+            blocks.clear()
+        blocks.append(block)
         active = _grown(active, block, heads)
         if until:
             active = _looked(active, block, heads, until, watched)

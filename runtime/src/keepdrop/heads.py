@@ -50,7 +50,12 @@ def parsed(texts: Sequence[str]) -> Optional[Heads]:
     unnamed = [text for text in texts if "=" not in text]
     if unnamed:
         raise InputError(f"head {unnamed[0]!r} does not say of which output; give OUTPUT={unnamed[0]}")
-    return dict(text.split("=", 1) for text in texts) or None
+    declared = [text.split("=", 1) for text in texts]
+    names = [name for name, _ in declared]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"output {twice!r} has two heads declared; give it one")
+    return dict(declared) or None
 
 
 def _by_output(outputs: Sequence[Tensor], declared: Optional[Heads]) -> dict[tuple[str, ...], str]:
