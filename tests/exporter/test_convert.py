@@ -117,6 +117,7 @@ def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_fil
         "outputs": [{"name": "forecast", "dtype": "float32", "shape": [None, None, 2]}],
         "draws_per_row": 8,
         "default_samples": 12,
+        "heads": [{"output": "forecast", "kind": "value", "partner": None}],
     }
     assert draws[0] == {
         "layer": "lstm",
