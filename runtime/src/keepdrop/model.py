@@ -144,7 +144,7 @@ class Model:
         adapts = until is not None or deadline is not None
         most = _most_samples(samples, max_samples, adapts)
         request = check(self.metadata, x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
-        of_outputs = resolved(self.metadata.outputs, self._heads, heads)
+        of_outputs = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
         if adapts:
             ends = None if deadline is None else began + _seconds(deadline)
