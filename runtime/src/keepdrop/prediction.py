@@ -7,7 +7,7 @@ both infinities are among them) and its variance, standard deviation and error N
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Optional, Union
 
@@ -63,9 +63,9 @@ class Prediction:
     head: Head
     met: Optional[NDArray[np.bool_]] = None
     decision: Optional[NDArray[np.str_]] = None
-    tally: Optional[Tally] = field(default=None, repr=False)
-    dtype: np.dtype[Any] = field(default=np.dtype(np.float32), repr=False)
-    partner: Optional[Prediction] = field(default=None, repr=False)
+    tally: Optional[Tally] = None
+    dtype: np.dtype[Any] = np.dtype(np.float32)
+    partner: Optional[Prediction] = None
 
     def __repr__(self) -> str:
         kept = "" if self.samples is None else ", samples kept"
