@@ -14,6 +14,7 @@ from .errors import ArtifactError, InputError
 from .request import Request
 
 ERROR = 3
+ONNXRUNTIME_VERSION: str = onnxruntime.__version__
 
 
 class Session:

@@ -10,6 +10,7 @@ import click
 from keepdrop import __version__
 from keepdrop.errors import ExporterMissing, KeepdropError
 
+from .bench import bench
 from .inspect import inspect
 from .predict import predict
 
@@ -91,5 +92,5 @@ def main() -> None:
     """
 
 
-for verb in (inspect, predict):
+for verb in (bench, inspect, predict):
     main.add_command(verb)

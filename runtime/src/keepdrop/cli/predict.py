@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
-import sys
+import platform
+import re
 import time
-import zipfile
 from pathlib import Path
 from typing import Any, Optional
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from keepdrop.engine import Progress
+from keepdrop import __version__
+from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
+from keepdrop.files import outputs
+from keepdrop.files.job import Averages, Job, Question, Span, digest, identity
+from keepdrop.files.sources import Choice, Source, opened, standard_input
+from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import load
-from keepdrop.prediction import Prediction, interval_quantiles
+from keepdrop.session import ONNXRUNTIME_VERSION
 
-# Work shorter than this shows no progress.
-QUIET_SECONDS = 1.0
+from .interrupts import told
+from .progress import bar
+
+PIPE = Path("-")
+
+
+def _span(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[Span]:
+    """A:B as in a Python slice, counted from 0."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d*):(\d*)", value)
+    if not match:
+        raise click.BadParameter(f"{value!r} is not A:B, such as 0:1000, 1000: or :1000", ctx, param)
+    span = Span(int(match[1] or 0), int(match[2]) if match[2] else None)
+    if span.stop is not None and span.stop <= span.start:
+        raise click.BadParameter(f"{value!r} has no row: the second number has to be the larger", ctx, param)
+    return span
+
+
+def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[tuple[int, int]]:
+    """I/N: which part of how many."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise click.BadParameter(f"{value!r} is not I/N with I from 1 to N, such as 2/8", ctx, param)
+    return int(match[1]), int(match[2])
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .npz file to write.")
-@click.option("--samples", type=int, help="Samples of every row. [default: what the file says]")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.argument("data", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="The file to write, or - for JSON lines on standard output (the default where INPUT is -).",
+)
+@click.option("--samples", type=int, help="Samples of every row. [default: what the artifact says]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
 @click.option(
     "--interval",
@@ -38,149 +71,204 @@ QUIET_SECONDS = 1.0
     metavar="LEVEL",
     help="Write the central interval of this level too, such as 0.9; can be repeated.",
 )
-@click.option("--first-row", type=int, default=0, show_default=True, help="The row id of the first row of DATA.")
-@click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--columns", metavar="A,B,...", help="Features of a table, in the model's order. [default: all numeric]")
+@click.option("--window", type=int, metavar="N", help="Of a table, every N consecutive lines are one row.")
+@click.option("--id", "id_column", metavar="COLUMN", help="The column (of .npz: the array) of the row ids, integers.")
+@click.option("--first-row", type=int, help="The row id of the first row of INPUT. [default: 0]")
+@click.option("--rows", "span", metavar="A:B", callback=_span, help="Only rows A to B - 1, counted from 0.")
+@click.option("--part", metavar="I/N", callback=_part, help="Only part I of N equal ones, for N processes or machines.")
+@click.option("--resume", is_flag=True, help="Keep finished pieces in OUTPUT.work, and go on from there if it exists.")
+@click.option("--batch", type=click.IntRange(1), help="Rows of a piece. [default: about two seconds' work]")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw the answers into a .png, .svg or .pdf file too.")
+@click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
+@click.option("--json", "as_json", is_flag=True, help="Report in one JSON object.")
 def predict(
-    file: Path,
+    artifact: Path,
     data: Path,
-    output: Path,
+    output: Optional[Path],
     samples: Optional[int],
     seed: int,
     levels: tuple[float, ...],
-    first_row: int,
-    threads: Optional[int],
     keep_samples: bool,
+    columns: Optional[str],
+    window: Optional[int],
+    id_column: Optional[str],
+    first_row: Optional[int],
+    span: Optional[Span],
+    part: Optional[tuple[int, int]],
+    resume: bool,
+    batch: Optional[int],
+    plot: Optional[Path],
+    threads: Optional[int],
     as_json: bool,
 ) -> None:
-    """Predict every row of DATA.
+    """Predict every row of INPUT with the samples of ARTIFACT.
 
-    DATA is a .npy file, or an .npz file with arrays by input name. Mean, standard deviation and intervals of every
-    row are written to an .npz file.
+    INPUT is .npy, .npz (arrays by input name), .csv (with a header), .parquet, .jsonl, or - for CSV or JSON lines from
+    a pipe. OUTPUT is .npz, .npy, .csv, .parquet, .json or .jsonl, and holds of every row its id, mean, standard
+    deviation and the intervals asked for. Files may be larger than memory. A row's id is its position in INPUT:
+    however a file is split, the numbers are the same.
 
     \b
     Example:
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
+      keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
+      keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
+      tail -n +1 readings.csv | keepdrop predict forecaster.onnx - --window 48
     """
-    _check_target(output)
-    model = load(file, threads=threads)
-    x = _read(data)
-    batch = _length(x)
-    samples = model.metadata.default_samples if samples is None else samples
+    if output is None:
+        if data != PIPE:
+            raise click.UsageError("Missing option '-o' / '--output'.")
+        output = PIPE
+    if id_column is not None and first_row is not None:
+        raise click.UsageError("--id and --first-row both say what the row ids are; give one of them.")
+    if span and part:
+        raise click.UsageError("--rows and --part both choose rows; give one of them.")
+    if data == PIPE and (part or resume):
+        raise InputError("a pipe can be read but once, and --part and --resume need more; give a file")
+    if output == PIPE and (resume or plot):
+        raise InputError("--resume and --plot need the answers in a file; give its name with -o")
+    if output != PIPE:
+        outputs.check_target(output, keep_samples)
+    if plot:
+        plots = _plots()
+        plots.check_target(plot)
     start = time.perf_counter()
-    result = model.predict(
-        x,
-        samples=samples,
+    model = load(artifact, threads=threads)
+    question = Question(
+        samples=model.metadata.default_samples if samples is None else samples,
         seed=seed,
-        rows=_row_ids(first_row, batch),
-        quantiles=None if keep_samples else [q for level in levels for q in interval_quantiles(level)],
-        progress=_progress(batch * samples),
+        levels=levels,
+        keep_samples=keep_samples,
+        first_row=first_row or 0,
     )
-    seconds = time.perf_counter() - start
-    predictions = {model.metadata.outputs[0].name: result} if isinstance(result, Prediction) else result
-    outputs = {name: _arrays(prediction, levels) for name, prediction in predictions.items()}
-    _write(output, _keys(outputs))
+    choice = Choice(tuple(columns.split(",")) if columns else None, id_column, window)
+    text_or_path = standard_input() if data == PIPE else data
+    averages = Averages()
+    with opened(text_or_path, model.metadata, choice) as source:
+        chosen = _chosen(source, span, part)
+        job = Job(model, source, question, chosen, batch)
+        if data != PIPE:
+            job.check()
+        if output == PIPE:
+            done = _print(job, question, averages)
+        else:
+            described = None
+            if resume:
+                threads = available_threads() if threads is None else threads
+                described = {
+                    "artifact": digest(artifact),
+                    "input": identity(data),
+                    **job.described(),
+                    "id": id_column,
+                    "window": window,
+                    "threads": threads,
+                    "keepdrop": __version__,
+                    "onnxruntime": ONNXRUNTIME_VERSION,
+                    "machine": platform.machine(),
+                }
+            with _work(output, described) as finished:
+                _compute(job, question, finished, described is not None)
+                outputs.write(output, _beside(output, described is not None), finished)
+                for fields in finished.pieces():
+                    averages.add(fields)
+                if plot:
+                    caption = f"{artifact.name} on {data.name}: {finished.rows:,} rows x {question.samples:,} samples"
+                    plots.draw(plot, finished, levels, caption)
+                done = finished.rows
+            if described:
+                _work_file(output).unlink()
     report = {
-        "file": str(file),
+        "file": str(artifact),
+        "input": str(data),
         "output": str(output),
-        "rows": batch,
-        "samples": samples,
+        "rows": done,
+        "samples": question.samples,
         "seed": seed,
-        "seconds": round(seconds, 6),
-        "outputs": {
-            name: {key: _number(array) for key, array in arrays.items() if key != "samples"}
-            for name, arrays in outputs.items()
-        },
+        "seconds": round(time.perf_counter() - start, 6),
+        "outputs": averages.by_output(),
+        **({"plot": str(plot)} if plot else {}),
     }
-    click.echo(json.dumps(report) if as_json else "\n".join(_report_lines(report)))
+    click.echo(json.dumps(report) if as_json else "\n".join(_report_lines(report)), err=output == PIPE)
 
 
-def _check_target(target: Path) -> None:
-    if target.is_dir():
-        raise InputError(f"{target} is a directory; give the name of the .npz file to write")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"cannot write {target}: the directory {target.parent} does not exist; make it first")
+def _plots() -> Any:
+    from keepdrop import plot  # matplotlib is an extra
+
+    return plot
 
 
-def _read(data: Path) -> Any:
-    try:
-        loaded = np.load(data, mmap_mode="r", allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"cannot read {data} ({error}); give a .npy file of numbers, or an .npz file with arrays by input name"
-        ) from error
+def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]]) -> Span:
+    """The rows to answer: their end is known but for a pipe."""
+    rows = source.count()
+    span = span or Span(0, None)
+    if rows is None:
+        return span
+    if rows == 0 and source.features:
+        raise InputError(f"{source.name} has no window of that many lines in a row; give a shorter --window")
+    if part:
+        which, parts = part
+        span = Span(rows * (which - 1) // parts, rows * which // parts)
+        chosen = f"part {which} of {parts}"
+    else:
+        chosen = f"the rows from {span.start} on"
+        span = Span(span.start, rows if span.stop is None else min(span.stop, rows))
+    if rows and span.start >= (span.stop or 0):
+        raise InputError(f"{source.name} has {rows} rows, and {chosen} is empty; choose others")
+    return span
 
 
-def _length(x: Any) -> int:
-    """The number of rows, or 1 where there is none to see: what is wrong with `x` is for the model to say."""
-    array = next(iter(x.values()), np.zeros(1)) if isinstance(x, dict) else x
-    return len(array) if array.ndim else 1
-
-
-def _row_ids(first_row: int, batch: int) -> NDArray[np.int64]:
-    limits = np.iinfo(np.int64)
-    if not limits.min <= first_row <= limits.max - batch:
-        raise InputError(f"--first-row is {first_row}; row ids have to fit int64")
-    return first_row + np.arange(batch, dtype=np.int64)
-
-
-def _progress(total: int) -> Optional[Progress]:
-    if not sys.stderr.isatty():
-        return None
-    start = time.monotonic()
+def _print(job: Job, question: Question, averages: Averages) -> int:
+    """Answer on standard output, piece by piece; the number of rows."""
     done = 0
-
-    def show(count: int) -> None:
-        nonlocal done
-        done += count
-        if time.monotonic() - start > QUIET_SECONDS:
-            click.echo(f"\r{100 * done // total:3d} %", err=True, nl=done == total)
-
-    return show
+    with told(lambda: f"{done} rows were answered"):
+        for fields in job.answers():
+            click.echo(outputs.json_lines(fields), nl=False)  # which flushes
+            averages.add(fields)
+            done += len(next(iter(fields.values())))
+    return done
 
 
-def _arrays(prediction: Prediction, levels: tuple[float, ...]) -> dict[str, NDArray[Any]]:
-    arrays = {"mean": prediction.mean, "std": prediction.std}
-    for level in levels:
-        arrays[f"low_{level}"], arrays[f"high_{level}"] = prediction.interval(level)
-    if prediction.samples is not None:
-        arrays["samples"] = prediction.samples
-    return arrays
+def _compute(job: Job, question: Question, finished: Work, resume: bool) -> None:
+    """Answer into the work, from where it got to."""
+
+    def remains() -> str:
+        if resume:
+            return f"{finished.rows} finished rows are kept, and the same command goes on from there"
+        return "nothing was written, and nothing is kept (with --resume, finished pieces are)"
+
+    shown = bar(job.rows, question.samples, finished.rows)
+    with told(remains):
+        try:
+            for fields in job.answers(finished.rows, shown.done if shown else None):
+                finished.append(fields)
+        finally:
+            if shown:
+                shown.clear()
 
 
-def _keys(outputs: dict[str, dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """The arrays by their key in the .npz file: with the output's name before it where there are several."""
-    if len(outputs) == 1:
-        return next(iter(outputs.values()))
-    return {f"{name}/{key}": array for name, arrays in outputs.items() for key, array in arrays.items()}
+def _work(output: Path, described: Optional[dict[str, Any]]) -> contextlib.AbstractContextManager[Work]:
+    if described is None:
+        return temporary(output.absolute().parent)
+    return kept(_work_file(output), json.loads(json.dumps(described)))
 
 
-def _write(target: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """All or nothing: a failure leaves an older file as it was."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target} ({error}); an older file there is as it was") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _work_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.work")
 
 
-def _number(values: NDArray[Any]) -> Optional[float]:
-    """The mean of `values`; None where it is not a number, which JSON has no word for."""
-    mean = float(np.mean(values, dtype=np.float64))
-    return mean if math.isfinite(mean) else None
+def _beside(output: Path, resume: bool) -> Path:
+    """What is written before it gets the output's name; the same one each time where a kill may leave it behind."""
+    return output.with_name(f".{output.name}.tmp" if resume else f".{output.name}.{os.getpid()}.tmp")
 
 
 def _report_lines(report: dict[str, Any]) -> list[str]:
     return [
         f"{report['rows']} rows x {report['samples']} samples, seed {report['seed']}: {report['seconds']:.3f} s",
         *(f"{name}, averaged: {_averages(averages)}" for name, averages in report["outputs"].items()),
-        f"wrote {report['output']}",
+        *([] if report["output"] == str(PIPE) else [f"wrote {report['output']}"]),
+        *([f"drew {report['plot']}"] if "plot" in report else []),
     ]
 
 

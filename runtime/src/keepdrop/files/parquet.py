@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Optional
+from typing import IO, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from keepdrop.errors import InputError
+
 from .table import CURE, Block, column_index
 
 try:
@@ -43,7 +44,7 @@ class ParquetTable:
         if not self._count:
             raise InputError(f"{self.name} has no row; give at least one")
 
-    def count(self) -> int:
+    def count(self) -> Optional[int]:
         """The number of lines, which the file says."""
         return int(self._count)
 
@@ -98,7 +99,7 @@ class ParquetTable:
             raise InputError(f"{self.name}, column {column!r}: {error}; row ids have to fit int64") from error
 
 
-def write(file: BinaryIO, pieces: Iterator[Mapping[str, NDArray[Any]]]) -> None:
+def write(file: IO[bytes], pieces: Iterator[Mapping[str, NDArray[Any]]]) -> None:
     """Columns [rows] by name, piece by piece; one row group for every `GROUP` rows."""
     writer: Any = None
     waiting: list[Any] = []

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Protocol, TextIO, Union
@@ -17,9 +18,10 @@ from typing import Any, NamedTuple, Optional, Protocol, TextIO, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact import Metadata, Tensor
-from ..errors import InputError
-from .table import CURE, Block, Lines, Table, TextTable
+from keepdrop.artifact import Metadata, Tensor
+from keepdrop.errors import InputError
+
+from .table import CURE, Block, Table, TextTable
 
 POSITION = "position"
 
@@ -78,7 +80,7 @@ class Choice:
 
 
 @contextlib.contextmanager
-def opened(path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Iterator[Source]:
+def opened(text_or_path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Iterator[Source]:
     """The source of a file, by its suffix, or of a text of CSV or JSON lines.
 
     Raises
@@ -86,9 +88,11 @@ def opened(path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Ite
     InputError
         The file cannot be read, its suffix is unknown, or its columns do not fit the artifact's input.
     """
-    if not isinstance(path, Path):
-        yield _of_table(TextTable("standard input", text=path), metadata, choice)
-    elif path.suffix in TEXTS:
+    if not isinstance(text_or_path, Path):
+        yield _of_table(TextTable("standard input", text=text_or_path), metadata, choice)
+        return
+    path = text_or_path
+    if path.suffix in TEXTS:
         yield _of_table(TextTable(str(path), path), metadata, choice)
     elif path.suffix == PARQUET:
         from .parquet import ParquetTable  # pyarrow is an extra
@@ -104,6 +108,11 @@ def opened(path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Ite
             yield ArraySource(path, files, choice.id_column)
     else:
         raise InputError(f"cannot read {path}: its suffix is none of {', '.join(SUFFIXES)}; rename or convert it")
+
+
+def standard_input() -> TextIO:
+    """Standard input as a text of UTF-8, line ends as they are."""
+    return io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline="")
 
 
 def grouped(parts: Iterator[Rows], size: int) -> Iterator[Rows]:
@@ -215,7 +224,7 @@ class TableSource:
     def count(self) -> Optional[int]:
         """The number of rows."""
         lines = self._table.count()
-        if self._window is None:
+        if lines is None or self._window is None:
             return lines
         if self._id_column is None:
             return max(0, lines - self._window + 1)
@@ -247,7 +256,7 @@ class TableSource:
         before: Optional[Block] = None
         for block in blocks:
             if before is not None:
-                ids = None if before.ids is None else np.concatenate([before.ids, block.ids])  # type: ignore[list-item]
+                ids = None if before.ids is None else np.concatenate([before.ids, block.ids])
                 block = Block(np.concatenate([before.values, block.values]), ids)
             count = len(block.values) - self._window + 1
             if count > 0:
@@ -279,7 +288,9 @@ class TableSource:
         with np.errstate(over="ignore"):
             cast = values.astype(dtype)
         if not np.isfinite(cast).all():
-            raise InputError(f"{self.name} holds {values[~np.isfinite(cast)][0]:g}, which is beyond {dtype}; rescale it")
+            raise InputError(
+                f"{self.name} holds {values[~np.isfinite(cast)][0]:g}, which is beyond {dtype}; rescale it"
+            )
         return cast.reshape(len(values), *self._tail)
 
     def _fitted_tail(self) -> tuple[int, ...]:
@@ -333,13 +344,17 @@ class ExampleSource:
             id_index = None if self._id_column is None else lines.indices([self._id_column])[0]
             rows: list[list[NDArray[Any]]] = []
             ids: list[int] = []
+            shapes: list[tuple[int, ...]] = []
             for position, (number, cells) in enumerate(lines):
                 if position < start:
                     continue
                 row = [self._array(number, t, cells[i]) for t, i in zip(self._tensors, indices)]
-                if rows and [array.shape for array in row] != [array.shape for array in rows[0]]:
-                    yield self._rows(rows, ids)  # another length: examples of one call have the same
-                    rows, ids = [], []
+                shapes = shapes or [array.shape for array in row]
+                if [array.shape for array in row] != shapes:
+                    raise InputError(
+                        f"{self.name}, line {number}: its arrays are not as long as those of the lines before; "
+                        "give examples of one length"
+                    )
                 rows.append(row)
                 if id_index is not None:
                     ids.append(lines.integer(number, cells, id_index))
@@ -389,12 +404,12 @@ def _joined(parts: Sequence[Rows]) -> Rows:
     if len(parts) == 1:
         return parts[0]
     first = parts[0]
-    ids = None if first.ids is None else np.concatenate([part.ids for part in parts])  # type: ignore[misc]
+    ids = None if first.ids is None else np.concatenate([part.ids for part in parts])
     inputs: Any
     if isinstance(first.inputs, dict):
-        inputs = {name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs}  # type: ignore[call-overload]
+        inputs = {name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs}
     else:
-        inputs = np.concatenate([part.inputs for part in parts])  # type: ignore[arg-type]
+        inputs = np.concatenate([part.inputs for part in parts])
     return Rows(ids, inputs, {name: np.concatenate([part.labels[name] for part in parts]) for name in first.labels})
 
 
@@ -427,6 +442,7 @@ class _Streamed:
 
     def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
         self._archive, self._name = archive, name
+        self._row = 0
         self._start()
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -490,5 +506,3 @@ def _readable(name: str) -> Iterator[None]:
         raise InputError(
             f"cannot read {name} ({error}); give a .npy file of numbers, or an .npz file with arrays by input name"
         ) from error
-
-

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Optional, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from keepdrop.errors import InputError
 
 INT64 = np.iinfo(np.int64)
 CURE = "fill or drop such lines first"
@@ -33,8 +33,8 @@ class Table(Protocol):
     columns: tuple[str, ...]
     numeric: tuple[str, ...]
 
-    def count(self) -> int:
-        """The number of lines."""
+    def count(self) -> Optional[int]:
+        """The number of lines; None where they can be read but once."""
 
     def blocks(self, features: Sequence[str], id_column: Optional[str], lines: int, skip: int) -> Iterator[Block]:
         """The lines from position `skip` on, at most `lines` a block; InputError names a cell that is no number."""
@@ -176,8 +176,10 @@ class TextTable:
             if path is None:
                 self._lines = lines
 
-    def count(self) -> int:
-        """The number of lines, which takes reading them."""
+    def count(self) -> Optional[int]:
+        """The number of lines, which takes reading them; None where they can be read but once."""
+        if self._path is None:
+            return None
         with self.opened() as lines:
             return sum(1 for _ in lines)
 

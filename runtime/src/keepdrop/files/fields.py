@@ -1,0 +1,82 @@
+"""Fields: what is written of a row, and the columns and keys it is written under."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepdrop.prediction import Prediction
+
+ROW = "row"
+SAMPLES = "samples"
+
+
+class Field(NamedTuple):
+    """A statistic of an output, or a label of the row, such as its id, where `output` is None."""
+
+    output: Optional[str]
+    statistic: str
+
+    @property
+    def row_axis(self) -> int:
+        """The axis of its array that counts rows: samples are [samples, rows, ...], all else is [rows, ...]."""
+        return 1 if self.statistic == SAMPLES else 0
+
+    @property
+    def column(self) -> str:
+        """Its name in a table."""
+        return self.statistic if self.output is None else f"{self.output}_{self.statistic}"
+
+
+Fields = Mapping[Field, NDArray[Any]]
+
+
+def statistics(prediction: Prediction, levels: tuple[float, ...]) -> dict[str, NDArray[Any]]:
+    """What is written of a prediction, by name: mean, std, the intervals of `levels`, and the samples if kept."""
+    arrays = {"mean": prediction.mean, "std": prediction.std}
+    for level in levels:
+        arrays[f"low_{level}"], arrays[f"high_{level}"] = prediction.interval(level)
+    if prediction.samples is not None:
+        arrays[SAMPLES] = prediction.samples
+    return arrays
+
+
+def keys(fields: Mapping[Field, Any]) -> dict[Field, str]:
+    """The names of the arrays of a .npy or .npz file: with the output's name before where there are several."""
+    several = len({field.output for field in fields} - {None}) > 1
+    return {f: f"{f.output}/{f.statistic}" if several and f.output is not None else f.statistic for f in fields}
+
+
+def columns(fields: Fields) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Flat columns [rows] by name; where a row has several elements their indices come after, as in ``y_mean_0_2``."""
+    for field, values in fields.items():
+        tail = values.shape[1:]
+        if math.prod(tail) == 1:
+            yield field.column, values.reshape(len(values))
+            continue
+        for index in np.ndindex(*tail):
+            yield "_".join([field.column, *map(str, index)]), values[(slice(None), *index)]
+
+
+def objects(fields: Fields) -> Iterator[dict[str, Any]]:
+    """A JSON object a row: numbers, or nested lists where a row has several elements; null for what is not finite."""
+    listed = {field.column: _plain(_scalar(np.moveaxis(values, field.row_axis, 0))) for field, values in fields.items()}
+    for row in zip(*listed.values()):
+        yield dict(zip(listed, row))
+
+
+def _scalar(values: NDArray[Any]) -> NDArray[Any]:
+    return values.reshape(len(values)) if math.prod(values.shape[1:]) == 1 else values
+
+
+def _plain(values: NDArray[Any]) -> list[Any]:
+    if values.ndim > 1:
+        return [_plain(part) for part in values]
+    if values.dtype.kind != "f":
+        return values.tolist()  # type: ignore[no-any-return]
+    # By way of text: a float32 has fewer digits than the float64 of the same value.
+    return [float(str(value)) if math.isfinite(value) else None for value in values]
