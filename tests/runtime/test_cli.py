@@ -1,4 +1,3 @@
-import importlib
 import importlib.metadata
 import json
 import sys
@@ -10,9 +9,8 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
-
-# The package's attribute of that name is the command.
-predict = importlib.import_module("keepdrop.cli.predict")
+from keepdrop.cli import progress
+from keepdrop.files import outputs
 
 
 def call(*arguments, code: int = 0):
@@ -45,7 +43,7 @@ def test_predict_writes_what_the_model_predicts(one, data, out, x) -> None:
     result = call("predict", one, data, "-o", out, "--samples", 20, "--seed", 7, "--interval", 0.9, "--interval", 0.5)
     expected = keepdrop.load(one).predict(x, samples=20, seed=7)
     with np.load(out) as written:
-        assert sorted(written) == ["high_0.5", "high_0.9", "low_0.5", "low_0.9", "mean", "std"]
+        assert sorted(written) == ["high_0.5", "high_0.9", "low_0.5", "low_0.9", "mean", "row", "std"]
         np.testing.assert_array_equal(written["mean"], expected.mean)
         np.testing.assert_array_equal(written["std"], expected.std)
         np.testing.assert_array_equal([written["low_0.9"], written["high_0.9"]], expected.interval(0.9))
@@ -72,7 +70,8 @@ def test_several_outputs_are_written_by_name(two, tmp_path, out, x) -> None:
     np.savez(tmp_path / "in.npz", x=x, ids=np.ones((7, 4), np.int32))
     call("predict", two, tmp_path / "in.npz", "-o", out, "--interval", 0.9)
     with np.load(out) as written:
-        assert sorted(written) == [f"{o}/{k}" for o in "ny" for k in ("high_0.9", "low_0.9", "mean", "std")]
+        named = [f"{o}/{k}" for o in "ny" for k in ("high_0.9", "low_0.9", "mean", "std")]
+        assert sorted(written) == sorted([*named, "row"])
 
 
 def test_json_is_one_object(one, data, out) -> None:
@@ -148,13 +147,13 @@ def test_usage_is_exit_code_2(one, data, out) -> None:
 
 
 def test_a_failed_write_leaves_the_older_file(one, data, out, tmp_path, monkeypatch) -> None:
-    def torn(file, **arrays) -> None:
+    def torn(file, work) -> None:
         file.write(b"half")
         raise OSError("disk full")
 
     out.write_bytes(b"older")
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(np, "savez", torn)
+    monkeypatch.setitem(outputs.WRITERS, ".npz", torn)
     assert "disk full" in refused("predict", one, data, "-o", out)
     assert out.read_bytes() == b"older"
     assert sorted(tmp_path.iterdir()) == before
@@ -168,7 +167,7 @@ def test_version() -> None:
     assert call("--version").stdout == f"keepdrop, version {keepdrop.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["inspect"], ["predict"]])
+@pytest.mark.parametrize("command", [[], ["inspect"], ["predict"], ["bench"]])
 def test_help_ends_in_an_example(command) -> None:
     text = call(*command, "--help").stdout
     assert "Example:\n    keepdrop " in text
@@ -222,12 +221,23 @@ def test_an_exporter_that_does_not_import_is_told(monkeypatch) -> None:
 
 
 def test_progress_goes_to_a_terminal_alone(monkeypatch, capsys) -> None:
-    assert predict._progress(10) is None
+    assert progress.bar(10, samples=5) is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(predict, "QUIET_SECONDS", -1.0)
-    show = predict._progress(10)
-    show(5)
-    show(5)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.0)
+    shown = progress.bar(10, samples=5)
+    shown.done(25)
+    shown.clear()
     captured = capsys.readouterr()
-    assert captured.err == "\r 50 %\r100 %\n"
+    assert captured.err.startswith("\r 50% [###############---------------] 5 of 10 rows, ")
+    assert captured.err.endswith(" \r")
     assert captured.out == ""
+
+
+def test_progress_tells_rate_and_time_left() -> None:
+    shown = progress.Bar(10_000, samples=100, before=4_000)
+    shown.done(100 * 2_000)
+    assert shown.text(100.0) == f" 60% [{'#' * 18}{'-' * 12}] 6,000 of 10,000 rows, 20 rows/s, 0:03:20 left"
+    endless = progress.Bar(None, samples=100)
+    endless.done(100 * 3)
+    assert endless.text(2.0) == "3 rows, 1.5 rows/s"

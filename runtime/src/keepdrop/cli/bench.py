@@ -93,7 +93,7 @@ def _inputs(metadata: Metadata, data: Optional[Path], choice: Choice, rows: int,
     if data is None:
         return Rows(None, random_inputs(metadata, rows, length), {})
     with opened(data, metadata, choice) as source:
-        first = next(grouped(source.read(0, rows), rows), None)
+        first = next(grouped(source.read(0, rows, rows), rows), None)
     if first is None:
         raise InputError(f"{data} has no row; give at least one")
     return first

@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Optional
 
@@ -92,15 +93,10 @@ class Job:
             yield self._answer(position, rows, progress)
 
     def _pieces(self, start: int) -> Iterator[tuple[int, Rows]]:
-        stop = math.inf if self._span.stop is None else self._span.stop
         position = start
-        if position >= stop:
-            return
-        for rows in grouped(self._source.read(start, self.size), self.size):
-            yield position, rows.cut(slice(0, int(min(len(rows), stop - position))))
+        for rows in grouped(self._source.read(start, self._span.stop, self.size), self.size):
+            yield position, rows
             position += len(rows)
-            if position >= stop:
-                return
 
     def _answer(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
         question = self._question
@@ -171,7 +167,9 @@ def piece_rows(metadata: Metadata, question: Question, longest: int) -> int:
 def identity(path: Path) -> str:
     """What tells a file from another, or from itself once changed: its size and time of change."""
     status = path.stat()
-    return f"{status.st_size} bytes of {status.st_mtime_ns}"
+    seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
+    changed = datetime.fromtimestamp(seconds, timezone.utc)
+    return f"{status.st_size} bytes, changed {changed:%Y-%m-%d %H:%M:%S}.{nanoseconds:09} UTC"
 
 
 def digest(path: Path) -> str:

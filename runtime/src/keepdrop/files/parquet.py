@@ -48,25 +48,30 @@ class ParquetTable:
         """The number of lines, which the file says."""
         return int(self._count)
 
-    def blocks(self, features: Sequence[str], id_column: Optional[str], lines: int, skip: int) -> Iterator[Block]:
+    def blocks(
+        self, features: Sequence[str], id_column: Optional[str], lines: int, start: int, stop: Optional[int]
+    ) -> Iterator[Block]:
         """As :class:`~keepdrop.files.table.Table` says."""
         wanted = [*features, *([] if id_column is None else [id_column])]
         for column in wanted:
             column_index(self.name, self.columns, column)
-        position = 0
+        stop = self._count if stop is None else min(stop, self._count)
+        end = 0
         with self._opened() as file:
             for batch in file.iter_batches(batch_size=lines, columns=list(dict.fromkeys(wanted))):
-                start, position = position, position + batch.num_rows
-                if position <= skip:
+                first, end = end, end + batch.num_rows
+                if first >= stop:
+                    return
+                if end <= start:
                     continue
-                batch = batch.slice(max(0, skip - start))
-                start = max(start, skip)
-                yield Block(
-                    np.stack([self._numbers(batch, column, start) for column in features], axis=-1)
-                    if features
-                    else np.empty((batch.num_rows, 0)),
-                    None if id_column is None else self._ids(batch, id_column, start),
-                )
+                skipped = max(0, start - first)
+                part = batch.slice(skipped, min(end, stop) - first - skipped)
+                yield self._block(part, features, id_column, first + skipped)
+
+    def _block(self, batch: Any, features: Sequence[str], id_column: Optional[str], first: int) -> Block:
+        numbers = [self._numbers(batch, column, first) for column in features]
+        values = np.stack(numbers, axis=-1) if numbers else np.empty((batch.num_rows, 0))
+        return Block(values, None if id_column is None else self._ids(batch, id_column, first))
 
     def _opened(self) -> Any:
         try:

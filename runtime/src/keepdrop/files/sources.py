@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -66,8 +67,8 @@ class Source(Protocol):
     def example(self) -> Any:
         """The inputs as `predict` takes them, cut to their first row where they have one: what the artifact checks."""
 
-    def read(self, start: int, size: int) -> Iterator[Rows]:
-        """The rows from position `start` on, in parts of `size` at most; InputError names a cell that is no number."""
+    def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
+        """Rows `start` to `stop` by position, at most `size` at once; InputError names a cell that is no number."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def grouped(parts: Iterator[Rows], size: int) -> Iterator[Rows]:
     waiting: list[Rows] = []
     length = 0
     for part in parts:
+        if not len(part):
+            continue
         waiting.append(part)
         length += len(part)
         if length < size:
@@ -161,13 +164,14 @@ class ArraySource:
         with _readable(self.name):
             return self._each(lambda array: array.read(0, 1) if array.shape else np.empty((), array.dtype))
 
-    def read(self, start: int, size: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""
-        for first in range(start, self._count, size):
-            stop = min(first + size, self._count)
+        stop = self._count if stop is None else min(stop, self._count)
+        for first in range(start, stop, size):
+            last = min(first + size, stop)
             with _readable(self.name):
-                inputs = self._each(lambda array, a=first, b=stop: array.read(a, b))
-                ids = None if self._ids is None else self._ids.read(first, stop).astype(np.int64)
+                inputs = self._each(lambda array, a=first, b=last: array.read(a, b))
+                ids = None if self._ids is None else self._ids.read(first, last).astype(np.int64)
             for name, array in inputs.items() if isinstance(inputs, dict) else [("", inputs)]:
                 self._check_finite(name, array, first)
             yield Rows(ids, inputs, {})
@@ -228,27 +232,29 @@ class TableSource:
             return lines
         if self._id_column is None:
             return max(0, lines - self._window + 1)
-        blocks = self._table.blocks((), self._id_column, MAX_LINES, 0)
+        blocks = self._table.blocks((), self._id_column, MAX_LINES, 0, None)
         return sum(len(rows) for rows in self._windows(blocks, 0))
 
     def example(self) -> Any:
         """Zeros: that the columns fit the input is known already."""
         return np.zeros((1, *self._tail), self._tensor.dtype)
 
-    def read(self, start: int, size: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""
         lines = min(size, MAX_LINES)
         if self._window is None:
-            for block in self._table.blocks(self.features, self._id_column, lines, start):
+            for block in self._table.blocks(self.features, self._id_column, lines, start, stop):
                 yield Rows(block.ids, self._examples(block.values), {})
         elif self._id_column is None:
-            yield from self._windows(self._table.blocks(self.features, None, lines, start), start)
+            last = None if stop is None else stop + self._window - 1
+            yield from self._windows(self._table.blocks(self.features, None, lines, start, last), start)
         else:
-            seen = 0
-            for rows in self._windows(self._table.blocks(self.features, self._id_column, lines, 0), 0):
-                seen += len(rows)
-                if seen > start:
-                    yield rows.cut(slice(max(0, len(rows) - (seen - start)), None))
+            end = 0
+            for rows in self._windows(self._table.blocks(self.features, self._id_column, lines, 0, None), 0):
+                first, end = end, end + len(rows)
+                yield rows.cut(slice(max(0, start - first), None if stop is None else max(0, stop - first)))
+                if stop is not None and end >= stop:
+                    return
 
     def _windows(self, blocks: Iterator[Block], first: int) -> Iterator[Rows]:
         """Every window within `blocks`, the first of which starts at line `first`."""
@@ -337,7 +343,7 @@ class ExampleSource:
         """Zeros: lines are checked one by one."""
         return {t.name: np.zeros([1 if size is None else size for size in t.shape], t.dtype) for t in self._tensors}
 
-    def read(self, start: int, size: int) -> Iterator[Rows]:
+    def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""
         with self._table.opened() as lines:
             indices = lines.indices([tensor.name for tensor in self._tensors])
@@ -345,9 +351,7 @@ class ExampleSource:
             rows: list[list[NDArray[Any]]] = []
             ids: list[int] = []
             shapes: list[tuple[int, ...]] = []
-            for position, (number, cells) in enumerate(lines):
-                if position < start:
-                    continue
+            for number, cells in itertools.islice(lines, start, stop):
                 row = [self._array(number, t, cells[i]) for t, i in zip(self._tensors, indices)]
                 shapes = shapes or [array.shape for array in row]
                 if [array.shape for array in row] != shapes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,8 +37,10 @@ class Table(Protocol):
     def count(self) -> Optional[int]:
         """The number of lines; None where they can be read but once."""
 
-    def blocks(self, features: Sequence[str], id_column: Optional[str], lines: int, skip: int) -> Iterator[Block]:
-        """The lines from position `skip` on, at most `lines` a block; InputError names a cell that is no number."""
+    def blocks(
+        self, features: Sequence[str], id_column: Optional[str], lines: int, start: int, stop: Optional[int]
+    ) -> Iterator[Block]:
+        """Lines `start` to `stop` by position, at most `lines` a block; InputError names a cell that is no number."""
 
 
 class Lines:
@@ -183,16 +186,16 @@ class TextTable:
         with self.opened() as lines:
             return sum(1 for _ in lines)
 
-    def blocks(self, features: Sequence[str], id_column: Optional[str], lines: int, skip: int) -> Iterator[Block]:
+    def blocks(
+        self, features: Sequence[str], id_column: Optional[str], lines: int, start: int, stop: Optional[int]
+    ) -> Iterator[Block]:
         """As :class:`Table` says."""
         with self.opened() as read:
             indices = read.indices(features)
             id_index = None if id_column is None else read.indices([id_column])[0]
             values: list[list[float]] = []
             ids: list[int] = []
-            for position, (number, cells) in enumerate(read):
-                if position < skip:
-                    continue
+            for number, cells in itertools.islice(read, start, stop):
                 values.append(read.numbers(number, cells, indices))
                 if id_index is not None:
                     ids.append(read.integer(number, cells, id_index))
