@@ -122,7 +122,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
             f"{one['samples']:,}",
             _digits(one["milliseconds"]),
             f"{_digits(one['low'])} - {_digits(one['high'])}",
-            *(f"{one['standard_error'][name]:.2g}" for name in names),
+            *(f"{one['standard_error'][name]:.3g}" for name in names),
         ]
         for one in report["timings"]
     ]
@@ -135,7 +135,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         *("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in [head, *table]),
         "",
         "standard deviation of one sample, at its largest: "
-        + ", ".join(f"{name} {std:.3g}" for name, std in report["spread"].items()),
+        + ", ".join(f"{name} {std:.4g}" for name, std in report["spread"].items()),
         *_recommendation(report["recommended"]),
     ]
 
