@@ -454,3 +454,118 @@ def test_parquet_without_pyarrow_says_what_to_install(one, x, tmp_path, monkeypa
     assert "keepdrop[table]" in refused("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.parquet")
     assert "keepdrop[table]" in refused("predict", one, tmp_path / "x.parquet", "-o", tmp_path / "out.csv")
     call("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.csv")
+
+
+# -- what more there is to answer: heads, and as many samples as are needed
+
+# y[t, b] = softmax(x[b] * t)
+CLASSES = """
+<ir_version: 8, opset_import: ["" : 18]>
+toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
+  => (float[samples,batch,3] y)
+  <int64 one = {1}, int64[2] after = {1, 2}>
+{
+  stop = Add(first_sample, num_samples)
+  t = Range(first_sample, stop, one)
+  tf = Cast<to = 1>(t)
+  t3 = Unsqueeze(tf, after)
+  xt = Mul(x, t3)
+  y = Softmax<axis = -1>(xt)
+}
+"""
+
+
+@pytest.fixture
+def classes(write, metadata) -> Path:
+    return write(CLASSES, metadata.to_json(), "classes.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".jsonl", ".parquet"])
+def test_class_heads_have_their_top_class_and_entropies(classes, x, tmp_path, suffix) -> None:
+    np.save(tmp_path / "x.npy", x)
+    out = tmp_path / f"out{suffix}"
+    call("predict", classes, tmp_path / "x.npy", "-o", out, "--head", "softmax", "--samples", 9, "--batch", 2)
+    expected = keepdrop.load(classes).predict(x, samples=9, heads="softmax")
+    written = read(out)
+    np.testing.assert_array_equal(written["y_top"], expected.top.label)
+    for name, values in {
+        "top_probability": expected.top.probability,
+        "predictive_entropy": expected.predictive_entropy,
+        "mutual_information": expected.mutual_information,
+    }.items():
+        # Sums over other batches: float32 rounding of the softmax.
+        np.testing.assert_allclose(written[f"y_{name}"], values, rtol=1e-5, atol=1e-6)
+    call("predict", classes, tmp_path / "x.npy", "-o", tmp_path / f"plain{suffix}")
+    assert "y_top" not in read(tmp_path / f"plain{suffix}")
+    assert "output 'z'" in refused("predict", classes, tmp_path / "x.npy", "-o", out, "--head", "z=softmax")
+
+
+def test_mean_and_log_variance_have_the_parts_of_the_variance(series, tmp_path) -> None:
+    x = np.full((1, STEPS, 2), 0.1, np.float32)
+    np.save(tmp_path / "x.npy", x)
+    call("predict", series, tmp_path / "x.npy", "-o", tmp_path / "out.npz", "--head", "mean,logvar")
+    written = np.load(tmp_path / "out.npz")
+    y = 0.4 * np.arange(5)
+    np.testing.assert_allclose(written["aleatoric"], [[np.exp(y).mean()]], rtol=1e-6)
+    np.testing.assert_allclose(written["epistemic"], [[y.var(ddof=1)]], rtol=1e-6)
+    np.testing.assert_allclose(written["total"], [[np.exp(y).mean() + y.var(ddof=1)]], rtol=1e-6)
+
+
+def test_rows_stop_by_themselves(classes, x, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    options = ("--standard-error", 0.02, "--max-samples", 300, "--interval", 0.9)
+    result = call("predict", classes, tmp_path / "x.npy", "-o", tmp_path / "out.npz", *options, "--batch", 2, "--json")
+    expected = keepdrop.load(classes).predict(
+        x, until=keepdrop.standard_error(0.02), max_samples=300, quantiles=(0.05, 0.95)
+    )
+    assert len(set(expected.n)) > 1
+    written = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(written["n"], expected.n)
+    np.testing.assert_array_equal(written["met"], expected.met)
+    np.testing.assert_allclose(written["mean"], expected.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(written["low_0.9"], expected.interval(0.9)[0], rtol=1e-5, atol=1e-6)
+    report = json.loads(result.stdout)
+    assert (report["samples"], report["mean_samples"]) == (300, expected.n.mean())
+
+
+def test_rows_stop_once_decided(classes, x, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    arguments = ("predict", classes, tmp_path / "x.npy", "--head", "softmax", "--max-samples", 300)
+    call(*arguments, "-o", tmp_path / "out.csv", "--decide", 0.5, "--confidence", 0.9)
+    until = keepdrop.decided(0.5, 0.9)
+    expected = keepdrop.load(classes).predict(x, until=until, max_samples=300, heads="softmax")
+    with open(tmp_path / "out.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [[line[f"y_decision_{k}"] for k in range(3)] for line in lines] == expected.decision.tolist()
+    assert [int(line["n"]) for line in lines] == expected.n.tolist()
+    assert [line["met"] for line in lines] == [str(met) for met in expected.met]
+    # JSON and Parquet have words for truth.
+    call(*arguments, "-o", tmp_path / "out.jsonl", "--decide", 0.5, "--confidence", 0.9)
+    assert json.loads((tmp_path / "out.jsonl").read_text().splitlines()[0])["met"] is bool(expected.met[0])
+    call(*arguments, "-o", tmp_path / "out.parquet", "--decide", 0.5, "--confidence", 0.9)
+    table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    assert table["y_decision_0"].to_pylist() == expected.decision[:, 0].tolist()
+    call(*arguments, "-o", tmp_path / "out.npy", "--decide", 0.5)
+
+
+def test_a_deadline_is_of_a_piece(classes, x, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    call("predict", classes, tmp_path / "x.npy", "-o", tmp_path / "out.npz", "--deadline-ms", 1, "--batch", 2)
+    n = np.load(tmp_path / "out.npz")["n"]
+    assert n.shape == (7,)
+    assert n.min() >= 1
+
+
+def test_options_that_exclude_each_other(classes, x, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    arguments = ("predict", classes, tmp_path / "x.npy", "-o", tmp_path / "out.npz")
+    for pair in (
+        ("--standard-error", 0.1, "--decide", 0.5),
+        ("--standard-error", 0.1, "--samples", 5),
+        ("--decide", 0.5, "--keep-samples"),
+        ("--max-samples", 5),
+    ):
+        assert "Usage:" in call(*arguments, *pair, code=2).stderr
+    assert "depends on timing" in refused(*arguments, "--deadline-ms", 5, "--resume")
+    assert "standard_error(-1" in refused(*arguments, "--standard-error", -1)
+    assert "confidence is 2" in refused(*arguments, "--decide", 0.5, "--confidence", 2)

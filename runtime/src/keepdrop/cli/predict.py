@@ -14,13 +14,14 @@ from typing import Any, Optional
 import click
 
 from keepdrop import __version__
+from keepdrop.artifact import SOFTMAX
 from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
 from keepdrop.files.job import Averages, Job, Question, Span, digest, identity
 from keepdrop.files.sources import Choice, Source, opened, standard_input
 from keepdrop.files.work import Work, kept, temporary
-from keepdrop.model import load
+from keepdrop.model import MAX_SAMPLES, load
 from keepdrop.session import ONNXRUNTIME_VERSION
 
 from .interrupts import told
@@ -72,6 +73,12 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     help="Write the central interval of this level too, such as 0.9; can be repeated.",
 )
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
+@click.option("--standard-error", type=float, help="Stop a row once the standard error of its mean is no larger.")
+@click.option("--decide", type=float, metavar="THRESHOLD", help="Stop a row once its mean is above or below for sure.")
+@click.option("--confidence", type=float, default=0.99, show_default=True, help="How sure --decide has to be.")
+@click.option("--max-samples", type=int, help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
+@click.option("--deadline-ms", type=float, help="Milliseconds that a piece may take (see --batch).")
+@click.option("--head", "heads", multiple=True, metavar="[OUTPUT=]KIND", help="softmax, sigmoid, mean,logvar or value.")
 @click.option("--columns", metavar="A,B,...", help="Features of a table, in the model's order. [default: all numeric]")
 @click.option("--window", type=int, metavar="N", help="Of a table, every N consecutive lines are one row.")
 @click.option("--id", "id_column", metavar="COLUMN", help="The column (of .npz: the array) of the row ids, integers.")
@@ -91,6 +98,12 @@ def predict(
     seed: int,
     levels: tuple[float, ...],
     keep_samples: bool,
+    standard_error: Optional[float],
+    decide: Optional[float],
+    confidence: float,
+    max_samples: Optional[int],
+    deadline_ms: Optional[float],
+    heads: tuple[str, ...],
     columns: Optional[str],
     window: Optional[int],
     id_column: Optional[str],
@@ -125,6 +138,18 @@ def predict(
         raise click.UsageError("--id and --first-row both say what the row ids are; give one of them.")
     if span and part:
         raise click.UsageError("--rows and --part both choose rows; give one of them.")
+    adapts = any(end is not None for end in (standard_error, decide, deadline_ms))
+    if standard_error is not None and decide is not None:
+        raise click.UsageError("--standard-error and --decide both say when a row stops; give one of them.")
+    if adapts and (samples is not None or keep_samples):
+        raise click.UsageError(
+            "--samples and --keep-samples are of a fixed number, which --standard-error, --decide and --deadline-ms "
+            "find out; bound it with --max-samples."
+        )
+    if max_samples is not None and not adapts:
+        raise click.UsageError("--max-samples bounds --standard-error, --decide or --deadline-ms; give one of them.")
+    if resume and deadline_ms is not None:
+        raise InputError("what --deadline-ms gives depends on timing, so no run can go on with it; leave --resume out")
     if data == PIPE and (part or resume):
         raise InputError("a pipe can be read but once, and --part and --resume need more; give a file")
     if output == PIPE and (resume or plot):
@@ -137,11 +162,16 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads)
     question = Question(
-        samples=model.metadata.default_samples if samples is None else samples,
+        samples=_most(model.metadata.default_samples, samples, max_samples, adapts),
         seed=seed,
         levels=levels,
         keep_samples=keep_samples,
         first_row=first_row or 0,
+        standard_error=standard_error,
+        decide=decide,
+        confidence=confidence,
+        deadline_ms=deadline_ms,
+        heads=heads,
     )
     choice = Choice(tuple(columns.split(",")) if columns else None, id_column, window)
     text_or_path = standard_input() if data == PIPE else data
@@ -174,8 +204,10 @@ def predict(
                 for fields in finished.pieces():
                     averages.add(fields)
                 if plot:
-                    caption = f"{artifact.name} on {data.name}: {finished.rows:,} rows x {question.samples:,} samples"
-                    plots.draw(plot, finished, levels, caption)
+                    caption = f"{artifact.name} on {data.name}: {finished.rows:,} rows x "
+                    caption += f"{'at most ' * adapts}{question.samples:,} samples"
+                    classes = [head.output for head in job.heads if head.kind == SOFTMAX]
+                    plots.draw(plot, finished, levels, caption, classes)
                 done = finished.rows
             if described:
                 _work_file(output).unlink()
@@ -185,12 +217,20 @@ def predict(
         "output": str(output),
         "rows": done,
         "samples": question.samples,
+        **({"mean_samples": averages.samples} if adapts else {}),
         "seed": seed,
         "seconds": round(time.perf_counter() - start, 6),
         "outputs": averages.by_output(),
         **({"plot": str(plot)} if plot else {}),
     }
     click.echo(json.dumps(report) if as_json else "\n".join(_report_lines(report)), err=output == PIPE)
+
+
+def _most(default: int, samples: Optional[int], max_samples: Optional[int], adapts: bool) -> int:
+    """The samples of a row, or the most of them."""
+    if adapts:
+        return MAX_SAMPLES if max_samples is None else max_samples
+    return default if samples is None else samples
 
 
 def _plots() -> Any:
@@ -265,11 +305,17 @@ def _beside(output: Path, resume: bool) -> Path:
 
 def _report_lines(report: dict[str, Any]) -> list[str]:
     return [
-        f"{report['rows']} rows x {report['samples']} samples, seed {report['seed']}: {report['seconds']:.3f} s",
+        f"{report['rows']} rows x {_samples(report)}, seed {report['seed']}: {report['seconds']:.3f} s",
         *(f"{name}, averaged: {_averages(averages)}" for name, averages in report["outputs"].items()),
         *([] if report["output"] == str(PIPE) else [f"wrote {report['output']}"]),
         *([f"drew {report['plot']}"] if "plot" in report else []),
     ]
+
+
+def _samples(report: dict[str, Any]) -> str:
+    if report.get("mean_samples") is not None:
+        return f"{report['mean_samples']:.1f} samples on average, {report['samples']} at most"
+    return f"{report['samples']} samples"
 
 
 def _averages(averages: dict[str, Optional[float]]) -> str:

@@ -9,10 +9,13 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from keepdrop.artifact import MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX
 from keepdrop.prediction import Prediction
 
 ROW = "row"
 SAMPLES = "samples"
+N = "n"
+MET = "met"
 
 
 class Field(NamedTuple):
@@ -36,10 +39,24 @@ Fields = Mapping[Field, NDArray[Any]]
 
 
 def statistics(prediction: Prediction, levels: tuple[float, ...]) -> dict[str, NDArray[Any]]:
-    """What is written of a prediction, by name: mean, std, the intervals of `levels`, and the samples if kept."""
+    """What is written of a prediction, by name.
+
+    Mean, std, the intervals of `levels`; of class probabilities the top class, its probability and the entropies too;
+    of a mean and its log-variance the parts of the variance; what was decided; and the samples if kept.
+    """
     arrays = {"mean": prediction.mean, "std": prediction.std}
     for level in levels:
         arrays[f"low_{level}"], arrays[f"high_{level}"] = prediction.interval(level)
+    if prediction.head.kind in (SOFTMAX, SIGMOID):
+        arrays["top"], arrays["top_probability"] = prediction.top
+        arrays["predictive_entropy"] = prediction.predictive_entropy
+        arrays["mutual_information"] = prediction.mutual_information
+    if prediction.head.kind in (MEAN, MEAN_LOGVAR):
+        arrays["aleatoric"] = prediction.aleatoric
+        arrays["epistemic"] = prediction.epistemic
+        arrays["total"] = prediction.total
+    if prediction.decision is not None:
+        arrays["decision"] = prediction.decision
     if prediction.samples is not None:
         arrays[SAMPLES] = prediction.samples
     return arrays

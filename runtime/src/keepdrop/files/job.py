@@ -19,31 +19,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepdrop.artifact import Metadata
-from keepdrop.engine import UNKNOWN_SAMPLE, Progress
+from keepdrop.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
 from keepdrop.errors import InputError
-from keepdrop.model import MAX_BLOCK, Model
+from keepdrop.heads import parsed, resolved
+from keepdrop.model import Model
 from keepdrop.prediction import Prediction, interval_quantiles
 from keepdrop.request import INT64, check, elements
+from keepdrop.stopping import Rule, decided, standard_error, watched
 
-from .fields import ROW, SAMPLES, Field, Fields, statistics
+from .fields import MET, ROW, SAMPLES, Field, Fields, N, statistics
 from .sources import Rows, Source, grouped
 
 # What a piece may take on one thread of the machine that exported, and its inputs and samples in memory.
 PIECE_SECONDS = 2.0
 PIECE_BYTES = 64 << 20
+# What a row is taken to need, at most, where it stops by itself.
+EXPECTED_SAMPLES = 256
 # Bytes of an element of an input or a sample at its peak: as float64, or sorted for quantiles beside the original.
 BYTES_AN_ELEMENT = 8
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every row."""
+    """What is asked of every row.
+
+    `samples` is the number for every row, or the most where a rule or a deadline ends sooner. `heads` are declarations
+    as a command line has them.
+    """
 
     samples: int
     seed: int = 0
     levels: tuple[float, ...] = ()
     keep_samples: bool = False
     first_row: int = 0
+    standard_error: Optional[float] = None
+    decide: Optional[float] = None
+    confidence: float = 0.99
+    deadline_ms: Optional[float] = None
+    heads: tuple[str, ...] = ()
+
+    @property
+    def adapts(self) -> bool:
+        """Whether rows may have different numbers of samples."""
+        return any(end is not None for end in (self.standard_error, self.decide, self.deadline_ms))
+
+    @property
+    def rule(self) -> Optional[Rule]:
+        """When a row has enough samples."""
+        if self.standard_error is not None:
+            return standard_error(self.standard_error)
+        return None if self.decide is None else decided(self.decide, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,9 @@ class Job:
         request = check(
             model.metadata, example, samples=question.samples, seed=question.seed, rows=None, first_sample=0
         )
+        self.heads = resolved(model.metadata.outputs, model.metadata.heads, parsed(question.heads))
+        if question.rule:
+            watched(question.rule, self.heads)
         self.size = size or piece_rows(model.metadata, question, request.longest)
 
     @property
@@ -105,23 +133,38 @@ class Job:
         try:
             result = self._model.predict(
                 rows.inputs,
-                samples=question.samples,
                 seed=question.seed,
                 rows=ids,
                 quantiles=None if question.keep_samples else numbers,
-                progress=progress,
+                heads=parsed(question.heads),
+                progress=None if question.adapts else progress,
+                **self._samples(),
             )
         except InputError as error:
-            raise InputError(
-                f"rows {position} to {position + len(rows) - 1} of {self._source.name}: {error}"
-            ) from error
+            last = position + len(rows) - 1
+            raise type(error)(f"rows {position} to {last} of {self._source.name}: {error}") from error
+        if question.adapts and progress:
+            progress(question.samples * len(rows))
         outputs = {self._model.metadata.outputs[0].name: result} if isinstance(result, Prediction) else result
         fields: dict[Field, NDArray[Any]] = {Field(None, ROW): ids}
         fields.update({Field(None, name): label for name, label in rows.labels.items()})
+        if question.adapts:
+            first = next(iter(outputs.values()))  # a row stops for all outputs at once
+            fields[Field(None, N)] = np.broadcast_to(np.asarray(first.n, np.int64), len(rows))
+            met = [prediction.met for prediction in outputs.values() if prediction.met is not None]
+            if met:
+                fields[Field(None, MET)] = np.all(met, axis=0)
         for name, prediction in outputs.items():
             for statistic, values in statistics(prediction, question.levels).items():
                 fields[Field(name, statistic)] = values
         return fields
+
+    def _samples(self) -> dict[str, Any]:
+        question = self._question
+        if not question.adapts:
+            return {"samples": question.samples}
+        deadline = None if question.deadline_ms is None else question.deadline_ms / 1000
+        return {"max_samples": question.samples, "until": question.rule, "deadline": deadline}
 
     def _ids(self, position: int, rows: Rows) -> NDArray[np.int64]:
         if rows.ids is not None:
@@ -135,22 +178,32 @@ class Job:
 class Averages:
     """Means over rows and elements, by output and statistic; what is not finite makes them None."""
 
+    UNAVERAGED = ("top", "decision", SAMPLES)
+
     def __init__(self) -> None:
         self._sums: dict[Field, tuple[float, int]] = {}
 
     def add(self, fields: Fields) -> None:
         """Take in the fields of a piece."""
         for field, values in fields.items():
-            if field.output is not None and field.statistic != SAMPLES:
+            if field == Field(None, N) or (field.output is not None and field.statistic not in self.UNAVERAGED):
                 total, count = self._sums.get(field, (0.0, 0))
                 self._sums[field] = total + float(np.sum(values, dtype=np.float64)), count + values.size
+
+    @property
+    def samples(self) -> Optional[float]:
+        """The mean number of samples of a row, where they differ."""
+        total, count = self._sums.get(Field(None, N), (0.0, 0))
+        return total / count if count else None
 
     def by_output(self) -> dict[str, dict[str, Optional[float]]]:
         """The averages."""
         found: dict[str, dict[str, Optional[float]]] = {}
         for field, (total, count) in self._sums.items():
+            if field.output is None:
+                continue
             mean = total / count
-            found.setdefault(str(field.output), {})[field.statistic] = mean if math.isfinite(mean) else None
+            found.setdefault(field.output, {})[field.statistic] = mean if math.isfinite(mean) else None
         return found
 
 
@@ -160,8 +213,9 @@ def piece_rows(metadata: Metadata, question: Question, longest: int) -> int:
     inputs = sum(elements(tensor.shape[1:], longest) for tensor in metadata.inputs)
     outputs = sum(elements(tensor.shape[2:], longest) for tensor in metadata.outputs)
     row_bytes = BYTES_AN_ELEMENT * (inputs + outputs * question.samples)
-    by_time = PIECE_SECONDS / (sample * question.samples) if sample > 0 else MAX_BLOCK
-    return max(1, int(min(by_time, MAX_BLOCK // question.samples, PIECE_BYTES // row_bytes)))
+    expected = min(question.samples, EXPECTED_SAMPLES) if question.adapts else question.samples
+    by_time = PIECE_SECONDS / (sample * expected) if sample > 0 else MAX_BLOCK
+    return max(1, int(min(by_time, MAX_BLOCK // expected, PIECE_BYTES // row_bytes)))
 
 
 def identity(path: Path) -> str:
