@@ -164,6 +164,15 @@ def plot(windows: Windows, mean: np.ndarray, low: np.ndarray, high: np.ndarray, 
     plt.close(figure)
 
 
+def save_readings(windows: Windows, path: Path) -> None:
+    """The hours of these windows as a table, a line an hour: `--window 48` makes the windows of it again."""
+    readings = np.concatenate([windows.x[0], windows.x[1:, -1]])  # [hours, 3]
+    last = windows.hours[-1] - np.timedelta64(HORIZON, "h")
+    hours = last - np.arange(len(readings))[::-1].astype("timedelta64[h]")
+    lines = [f"{hour},{','.join(map(str, reading))}" for hour, reading in zip(hours, readings, strict=True)]
+    path.write_text("\n".join(["hour,temperature,sine,cosine", *lines, ""]))
+
+
 def main() -> None:
     DEMO.mkdir(exist_ok=True)
     source, artifact = DEMO / "forecaster.keras", DEMO / "forecaster.onnx"
@@ -197,8 +206,10 @@ def main() -> None:
     print("   (the interval is the spread of the dropout samples alone; nothing has calibrated it)")
 
     np.save(DEMO / "windows.npy", held_out.x[-24:])
+    shown = Windows(held_out.x[-SHOWN:], held_out.temperature[-SHOWN:], held_out.hours[-SHOWN:])
+    save_readings(shown, DEMO / "readings.csv")
     plot(held_out, mean, low, high, DEMO / "forecast.png")
-    step("written: demo/forecaster.keras, forecaster.onnx, windows.npy, forecast.png")
+    step("written: demo/forecaster.keras, forecaster.onnx, windows.npy, readings.csv, forecast.png")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli, plot
+from keepdrop.artifact import Head
 from keepdrop.files import work
 from keepdrop.files.fields import ROW, Field
 from keepdrop.files.sources import POSITION
@@ -26,7 +27,7 @@ def drawn(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plot, "_save", lambda figure, target: figures.append(figure))
 
-    def drawn(mean, ids=None, position=None, levels=(), classes=()):
+    def drawn(mean, ids=None, position=None, levels=(), kind="value"):
         mean = np.asarray(mean, np.float32)
         fields = {Field(None, ROW): np.arange(len(mean)) if ids is None else np.asarray(ids)}
         if position is not None:
@@ -36,7 +37,7 @@ def drawn(tmp_path, monkeypatch):
             fields.update({Field("y", f"low_{level}"): mean - i, Field("y", f"high_{level}"): mean + i})
         with work.temporary(tmp_path) as finished:
             finished.append(fields)
-            plot.draw(Path("out.png"), finished, levels, "caption", classes)
+            plot.draw(Path("out.png"), finished, levels, "caption", [Head("y", kind)])
         return figures[-1]
 
     return drawn
@@ -95,6 +96,12 @@ def test_elements_and_steps_have_panels(drawn) -> None:
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), [0, 1, 2])
 
 
+def test_log_variances_are_left_out(drawn) -> None:
+    figure = drawn([[1.0, -3.0], [2.0, -4.0]], kind="mean,logvar")
+    assert titles(figure) == ["y"]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [1, 2])
+
+
 def test_a_single_row_is_a_point(drawn) -> None:
     figure = drawn([[1.0]], levels=(0.9,))
     assert list(figure.axes[0].get_xticks()) == [0]
@@ -102,7 +109,7 @@ def test_a_single_row_is_a_point(drawn) -> None:
 
 
 def test_few_rows_of_classes_have_bars_each(drawn) -> None:
-    figure = drawn([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]], classes=("y",))
+    figure = drawn([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2]], kind="softmax")
     assert titles(figure) == ["y, row 0: class 1, 70 %", "y, row 1: class 0, 50 %"]
     first = figure.axes[0]
     assert [label.get_text() for label in first.get_yticklabels()] == ["1", "2", "0"]
@@ -111,7 +118,7 @@ def test_few_rows_of_classes_have_bars_each(drawn) -> None:
 
 def test_many_rows_of_classes_are_counted(drawn) -> None:
     mean = [[0.95, 0.05]] * 4 + [[0.3, 0.7]] * 5 + [[0.55, 0.45]] * 2
-    figure = drawn(mean, classes=("y",))
+    figure = drawn(mean, kind="softmax")
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [4, 0, 0, 5, 2, 0]  # of two classes: sure, unsure, torn
     assert titles(figure) == ["y: how many of 11 rows have a class as their likeliest"]

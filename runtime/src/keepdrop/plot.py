@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -12,6 +12,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from .artifact import LOGVAR, MEAN_LOGVAR, SOFTMAX, Head
 from .errors import InputError
 from .files.fields import ROW, Field
 from .files.sources import POSITION
@@ -149,19 +150,26 @@ def check_target(target: Path) -> None:
         raise InputError(f"cannot draw {target}: the directory {target.parent} does not exist; make it first")
 
 
-def draw(target: Path, work: Work, levels: Sequence[float], caption: str, classes: Collection[str] = ()) -> None:
-    """Draw every output: those named in `classes` as bars over classes, others as bands over rows, or over steps.
+def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads: Sequence[Head]) -> None:
+    """Draw every output: softmax heads as bars over classes, others as bands over rows, or over steps.
 
     The bands are the intervals of `levels`, or two standard deviations to either side where there are none.
+    Log-variances are left out.
     """
     panels: list[_Panel] = []
-    for output in dict.fromkeys(field.output for field in work.fields if field.output is not None):
-        mean = work.array(Field(output, "mean"))
-        bands = _bands(work, output, mean, levels)
-        if output in classes and mean.ndim == 2 and mean.shape[1] > 1:
-            panels += _class_panels(output, work.array(Field(None, ROW)), mean, bands[0])
+    for head in heads:
+        if head.kind == LOGVAR:
+            continue
+        mean = work.array(Field(head.output, "mean"))
+        bands = _bands(work, head.output, mean, levels)
+        if head.kind == MEAN_LOGVAR:
+            means = slice(0, mean.shape[-1] // 2)
+            mean = mean[..., means]
+            bands = [_Band(band.label, band.low[..., means], band.high[..., means]) for band in bands]
+        if head.kind == SOFTMAX and mean.ndim == 2:
+            panels += _class_panels(head.output, work.array(Field(None, ROW)), mean, bands[0])
         else:
-            panels += _series_panels(output, work, mean, bands)
+            panels += _series_panels(head.output, work, mean, bands)
     _save(_figure(panels, caption), target)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -14,7 +15,6 @@ from typing import Any, Optional
 import click
 
 from keepdrop import __version__
-from keepdrop.artifact import SOFTMAX
 from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
@@ -28,6 +28,23 @@ from .interrupts import told
 from .progress import bar
 
 PIPE = Path("-")
+
+
+@dataclasses.dataclass
+class _Reached:
+    """How many rows are answered, and where they are."""
+
+    printed: bool
+    kept: bool
+    rows: int = 0
+
+    def text(self) -> str:
+        """What an interrupt leaves."""
+        if self.printed:
+            return f"{self.rows} rows were answered"
+        if self.kept:
+            return f"{self.rows} finished rows are kept, and the same command goes on from there"
+        return "nothing was written, and nothing is kept (with --resume, finished pieces are)"
 
 
 def _span(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[Span]:
@@ -78,7 +95,13 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @click.option("--confidence", type=float, default=0.99, show_default=True, help="How sure --decide has to be.")
 @click.option("--max-samples", type=int, help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
 @click.option("--deadline-ms", type=float, help="Milliseconds that a piece may take (see --batch).")
-@click.option("--head", "heads", multiple=True, metavar="[OUTPUT=]KIND", help="softmax, sigmoid, mean,logvar or value.")
+@click.option(
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="[OUTPUT=]KIND",
+    help="What an output is: softmax, sigmoid, mean,logvar, value. [default: as ARTIFACT says]",
+)
 @click.option("--columns", metavar="A,B,...", help="Features of a table, in the model's order. [default: all numeric]")
 @click.option("--window", type=int, metavar="N", help="Of a table, every N consecutive lines are one row.")
 @click.option("--id", "id_column", metavar="COLUMN", help="The column (of .npz: the array) of the row ids, integers.")
@@ -94,20 +117,9 @@ def predict(
     artifact: Path,
     data: Path,
     output: Optional[Path],
-    samples: Optional[int],
-    seed: int,
-    levels: tuple[float, ...],
-    keep_samples: bool,
-    standard_error: Optional[float],
-    decide: Optional[float],
-    confidence: float,
-    max_samples: Optional[int],
-    deadline_ms: Optional[float],
-    heads: tuple[str, ...],
     columns: Optional[str],
     window: Optional[int],
     id_column: Optional[str],
-    first_row: Optional[int],
     span: Optional[Span],
     part: Optional[tuple[int, int]],
     resume: bool,
@@ -115,6 +127,7 @@ def predict(
     plot: Optional[Path],
     threads: Optional[int],
     as_json: bool,
+    **asked: Any,
 ) -> None:
     """Predict every row of INPUT with the samples of ARTIFACT.
 
@@ -128,114 +141,128 @@ def predict(
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
       keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
       keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
-      tail -n +1 readings.csv | keepdrop predict forecaster.onnx - --window 48
+      head -n 100 readings.csv | keepdrop predict forecaster.onnx - --window 48
     """
-    if output is None:
-        if data != PIPE:
-            raise click.UsageError("Missing option '-o' / '--output'.")
-        output = PIPE
-    if id_column is not None and first_row is not None:
-        raise click.UsageError("--id and --first-row both say what the row ids are; give one of them.")
-    if span and part:
-        raise click.UsageError("--rows and --part both choose rows; give one of them.")
-    adapts = any(end is not None for end in (standard_error, decide, deadline_ms))
-    if standard_error is not None and decide is not None:
-        raise click.UsageError("--standard-error and --decide both say when a row stops; give one of them.")
-    if adapts and (samples is not None or keep_samples):
-        raise click.UsageError(
-            "--samples and --keep-samples are of a fixed number, which --standard-error, --decide and --deadline-ms "
-            "find out; bound it with --max-samples."
-        )
-    if max_samples is not None and not adapts:
-        raise click.UsageError("--max-samples bounds --standard-error, --decide or --deadline-ms; give one of them.")
-    if resume and deadline_ms is not None:
+    _refuse_contradictions(id_column=id_column, span=span, part=part, **asked)
+    output = _target(
+        data, output, keeps=asked["keep_samples"], rereads=bool(part or resume), files=bool(resume or plot)
+    )
+    if resume and asked["deadline_ms"] is not None:
         raise InputError("what --deadline-ms gives depends on timing, so no run can go on with it; leave --resume out")
-    if data == PIPE and (part or resume):
-        raise InputError("a pipe can be read but once, and --part and --resume need more; give a file")
-    if output == PIPE and (resume or plot):
-        raise InputError("--resume and --plot need the answers in a file; give its name with -o")
-    if output != PIPE:
-        outputs.check_target(output, keep_samples)
-    if plot:
-        plots = _plots()
-        plots.check_target(plot)
+    plots = _plots(plot) if plot else None
     start = time.perf_counter()
     model = load(artifact, threads=threads)
-    question = Question(
-        samples=_most(model.metadata.default_samples, samples, max_samples, adapts),
-        seed=seed,
-        levels=levels,
-        keep_samples=keep_samples,
-        first_row=first_row or 0,
-        standard_error=standard_error,
-        decide=decide,
-        confidence=confidence,
-        deadline_ms=deadline_ms,
-        heads=heads,
-    )
+    question = _question(model.metadata.default_samples, **asked)
     choice = Choice(tuple(columns.split(",")) if columns else None, id_column, window)
+    averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
     text_or_path = standard_input() if data == PIPE else data
-    averages = Averages()
-    with opened(text_or_path, model.metadata, choice) as source:
-        chosen = _chosen(source, span, part)
-        job = Job(model, source, question, chosen, batch)
+    with told(reached.text), opened(text_or_path, model.metadata, choice) as source:
+        job = Job(model, source, question, _chosen(source, span, part), batch)
         if data != PIPE:
-            job.check()
+            _check(job)
         if output == PIPE:
-            done = _print(job, question, averages)
+            _print(job, averages, reached)
         else:
             described = None
             if resume:
-                threads = available_threads() if threads is None else threads
-                described = {
-                    "artifact": digest(artifact),
-                    "input": identity(data),
-                    **job.described(),
-                    "id": id_column,
-                    "window": window,
-                    "threads": threads,
-                    "keepdrop": __version__,
-                    "onnxruntime": ONNXRUNTIME_VERSION,
-                    "machine": platform.machine(),
-                }
+                count = available_threads() if threads is None else threads
+                described = _described(artifact, data, job, id=id_column, window=window, threads=count)
             with _work(output, described) as finished:
-                _compute(job, question, finished, described is not None)
-                outputs.write(output, _beside(output, described is not None), finished)
+                _compute(job, question, finished, reached)
+                outputs.write(output, _beside(output, resume), finished)
                 for fields in finished.pieces():
                     averages.add(fields)
-                if plot:
-                    caption = f"{artifact.name} on {data.name}: {finished.rows:,} rows x "
-                    caption += f"{'at most ' * adapts}{question.samples:,} samples"
-                    classes = [head.output for head in job.heads if head.kind == SOFTMAX]
-                    plots.draw(plot, finished, levels, caption, classes)
-                done = finished.rows
-            if described:
+                if plots and plot:
+                    title = f"{artifact.name} on {data.name}: {finished.rows:,} rows x {_samples(question, averages)}"
+                    plots.draw(plot, finished, question.levels, title, job.heads)
+            if resume:
                 _work_file(output).unlink()
     report = {
         "file": str(artifact),
         "input": str(data),
         "output": str(output),
-        "rows": done,
+        "rows": reached.rows,
         "samples": question.samples,
-        **({"mean_samples": averages.samples} if adapts else {}),
-        "seed": seed,
+        **({"mean_samples": averages.samples} if question.adapts else {}),
+        "seed": question.seed,
         "seconds": round(time.perf_counter() - start, 6),
         "outputs": averages.by_output(),
         **({"plot": str(plot)} if plot else {}),
     }
-    click.echo(json.dumps(report) if as_json else "\n".join(_report_lines(report)), err=output == PIPE)
+    lines = [
+        f"{reached.rows} rows x {_samples(question, averages)}, seed {question.seed}: {report['seconds']:.3f} s",
+        *(f"{name}, averaged: {_listed(found)}" for name, found in averages.by_output().items()),
+        *([] if output == PIPE else [f"wrote {output}"]),
+        *([f"drew {plot}"] if plot else []),
+    ]
+    click.echo(json.dumps(report) if as_json else "\n".join(lines), err=output == PIPE)
 
 
-def _most(default: int, samples: Optional[int], max_samples: Optional[int], adapts: bool) -> int:
-    """The samples of a row, or the most of them."""
-    if adapts:
-        return MAX_SAMPLES if max_samples is None else max_samples
-    return default if samples is None else samples
+def _refuse_contradictions(
+    id_column: Optional[str], span: Optional[Span], part: Optional[tuple[int, int]], **asked: Any
+) -> None:
+    """UsageError for options that say the same thing twice."""
+    adapts = any(asked[name] is not None for name in ("standard_error", "decide", "deadline_ms"))
+    if id_column is not None and asked["first_row"] is not None:
+        raise click.UsageError("--id and --first-row both say what the row ids are; give one of them.")
+    if span and part:
+        raise click.UsageError("--rows and --part both choose rows; give one of them.")
+    if asked["standard_error"] is not None and asked["decide"] is not None:
+        raise click.UsageError("--standard-error and --decide both say when a row stops; give one of them.")
+    if adapts and (asked["samples"] is not None or asked["keep_samples"]):
+        raise click.UsageError(
+            "--samples and --keep-samples are of a fixed number, which --standard-error, --decide and --deadline-ms "
+            "find out; bound it with --max-samples."
+        )
+    if asked["max_samples"] is not None and not adapts:
+        raise click.UsageError("--max-samples bounds --standard-error, --decide or --deadline-ms; give one of them.")
 
 
-def _plots() -> Any:
+def _target(data: Path, output: Optional[Path], keeps: bool, rereads: bool, files: bool) -> Path:
+    """Where the answers go; refuses what a pipe cannot do, and a file that cannot be written."""
+    if output is None:
+        if data != PIPE:
+            raise click.UsageError("Missing option '-o' / '--output'.")
+        output = PIPE
+    if data == PIPE and rereads:
+        raise InputError("a pipe can be read but once, and --part and --resume need more; give a file")
+    if output == PIPE and files:
+        raise InputError("--resume and --plot need the answers in a file; give its name with -o")
+    if output != PIPE:
+        outputs.check_target(output, keeps)
+    return output
+
+
+def _question(
+    default_samples: int,
+    samples: Optional[int],
+    max_samples: Optional[int],
+    first_row: Optional[int],
+    **asked: Any,
+) -> Question:
+    question = Question(samples=default_samples if samples is None else samples, first_row=first_row or 0, **asked)
+    if not question.adapts:
+        return question
+    return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
+
+
+def _described(artifact: Path, data: Path, job: Job, **options: Any) -> dict[str, Any]:
+    """All that the bytes of the answers depend on."""
+    return {
+        "artifact": digest(artifact),
+        "input": identity(data),
+        **job.described(),
+        **options,
+        "keepdrop": __version__,
+        "onnxruntime": ONNXRUNTIME_VERSION,
+        "machine": platform.machine(),
+    }
+
+
+def _plots(target: Path) -> Any:
     from keepdrop import plot  # matplotlib is an extra
 
+    plot.check_target(target)
     return plot
 
 
@@ -259,33 +286,32 @@ def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]
     return span
 
 
-def _print(job: Job, question: Question, averages: Averages) -> int:
-    """Answer on standard output, piece by piece; the number of rows."""
-    done = 0
-    with told(lambda: f"{done} rows were answered"):
-        for fields in job.answers():
-            click.echo(outputs.json_lines(fields), nl=False)  # which flushes
-            averages.add(fields)
-            done += len(next(iter(fields.values())))
-    return done
+def _check(job: Job) -> None:
+    shown = bar(job.rows, 1, verb="checking ")
+    with contextlib.ExitStack() as at_end:
+        if shown:
+            at_end.callback(shown.clear)
+        job.check(shown.done if shown else None)
 
 
-def _compute(job: Job, question: Question, finished: Work, resume: bool) -> None:
+def _print(job: Job, averages: Averages, reached: _Reached) -> None:
+    """Answer on standard output, piece by piece."""
+    for fields in job.answers():
+        click.echo(outputs.json_lines(fields), nl=False)  # which flushes
+        averages.add(fields)
+        reached.rows += len(next(iter(fields.values())))
+
+
+def _compute(job: Job, question: Question, finished: Work, reached: _Reached) -> None:
     """Answer into the work, from where it got to."""
-
-    def remains() -> str:
-        if resume:
-            return f"{finished.rows} finished rows are kept, and the same command goes on from there"
-        return "nothing was written, and nothing is kept (with --resume, finished pieces are)"
-
+    reached.rows = finished.rows
     shown = bar(job.rows, question.samples, finished.rows)
-    with told(remains):
-        try:
-            for fields in job.answers(finished.rows, shown.done if shown else None):
-                finished.append(fields)
-        finally:
-            if shown:
-                shown.clear()
+    with contextlib.ExitStack() as at_end:
+        if shown:
+            at_end.callback(shown.clear)
+        for fields in job.answers(finished.rows, shown.done if shown else None):
+            finished.append(fields)
+            reached.rows = finished.rows
 
 
 def _work(output: Path, described: Optional[dict[str, Any]]) -> contextlib.AbstractContextManager[Work]:
@@ -303,20 +329,11 @@ def _beside(output: Path, resume: bool) -> Path:
     return output.with_name(f".{output.name}.tmp" if resume else f".{output.name}.{os.getpid()}.tmp")
 
 
-def _report_lines(report: dict[str, Any]) -> list[str]:
-    return [
-        f"{report['rows']} rows x {_samples(report)}, seed {report['seed']}: {report['seconds']:.3f} s",
-        *(f"{name}, averaged: {_averages(averages)}" for name, averages in report["outputs"].items()),
-        *([] if report["output"] == str(PIPE) else [f"wrote {report['output']}"]),
-        *([f"drew {report['plot']}"] if "plot" in report else []),
-    ]
+def _samples(question: Question, averages: Averages) -> str:
+    if averages.samples is None:
+        return f"{question.samples} samples"
+    return f"{averages.samples:.1f} samples on average, {question.samples} at most"
 
 
-def _samples(report: dict[str, Any]) -> str:
-    if report.get("mean_samples") is not None:
-        return f"{report['mean_samples']:.1f} samples on average, {report['samples']} at most"
-    return f"{report['samples']} samples"
-
-
-def _averages(averages: dict[str, Optional[float]]) -> str:
+def _listed(averages: dict[str, Optional[float]]) -> str:
     return ", ".join(f"{name} {'nan' if value is None else format(value, '.4g')}" for name, value in averages.items())

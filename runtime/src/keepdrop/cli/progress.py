@@ -21,7 +21,8 @@ class Bar:
     Without `rows`, the number of all rows, there is neither bar nor time left.
     """
 
-    def __init__(self, rows: Optional[int], samples: int, before: int = 0) -> None:
+    def __init__(self, rows: Optional[int], samples: int, before: int = 0, verb: str = "") -> None:
+        self._verb = verb
         self._rows = rows
         self._samples = samples
         self._before = before
@@ -49,21 +50,21 @@ class Bar:
         rate = new / seconds if seconds else 0.0
         rows = self._before + new
         if self._rows is None:
-            return f"{rows:,.0f} rows, {_short(rate)} rows/s"
+            return f"{self._verb}{rows:,.0f} rows, {_short(rate)} rows/s"
         share = min(1.0, rows / self._rows)
         filled = int(share * WIDTH)
         left = f", {_clock((self._rows - rows) / rate)} left" if rate else ""
         bar = "#" * filled + "-" * (WIDTH - filled)
-        return f"{share:4.0%} [{bar}] {rows:,.0f} of {self._rows:,} rows, {_short(rate)} rows/s{left}"
+        return f"{self._verb}{share:4.0%} [{bar}] {rows:,.0f} of {self._rows:,} rows, {_short(rate)} rows/s{left}"
 
     def _draw(self, text: str) -> None:
         click.echo(f"\r{text.ljust(self._width)}" + ("" if text else "\r"), err=True, nl=False)
         self._width = len(text)
 
 
-def bar(rows: Optional[int], samples: int, before: int = 0) -> Optional[Bar]:
+def bar(rows: Optional[int], samples: int, before: int = 0, verb: str = "") -> Optional[Bar]:
     """A bar where standard error is a terminal."""
-    return Bar(rows, samples, before) if sys.stderr.isatty() else None
+    return Bar(rows, samples, before, verb) if sys.stderr.isatty() else None
 
 
 def _short(rate: float) -> str:

@@ -110,10 +110,12 @@ class Job:
             "batch": self.size,
         }
 
-    def check(self) -> None:
-        """Read every row; InputError names the first cell that is no number."""
+    def check(self, progress: Optional[Progress] = None) -> None:
+        """Read every row; InputError names the first cell that is no number. `progress` is told of rows."""
         for position, rows in self._pieces(self._span.start):
             self._ids(position, rows)
+            if progress:
+                progress(len(rows))
 
     def answers(self, done: int = 0, progress: Optional[Progress] = None) -> Iterator[Fields]:
         """The pieces after the first `done` rows; `progress` is told of samples x rows."""

@@ -66,11 +66,14 @@ class Work:
         """Add a piece, after which it is safe from a crash where the work is kept in a file of its own."""
         arrays = {field: np.ascontiguousarray(_little(values)) for field, values in fields.items()}
         described = [[f.output, f.statistic, a.dtype.str, list(a.shape)] for f, a in arrays.items()]
-        self._file.seek(self._end)
-        start = _write_record(self._file, described, [a.reshape(-1).view(np.uint8).data for a in arrays.values()])
-        self._file.flush()
-        if self._durable:
-            os.fsync(self._file.fileno())
+        try:
+            self._file.seek(self._end)
+            start = _write_record(self._file, described, [a.reshape(-1).view(np.uint8).data for a in arrays.values()])
+            self._file.flush()
+            if self._durable:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            raise InputError(f"cannot keep a finished piece ({error}); make room beside the output") from error
         self._add(described, start)
 
     def pieces(self) -> Iterator[dict[Field, NDArray[Any]]]:
