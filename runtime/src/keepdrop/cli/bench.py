@@ -67,7 +67,7 @@ def bench(
     if data is None and (columns or window):
         raise click.UsageError("--columns and --window choose from a table; give it with --data.")
     model = load(artifact, threads=threads)
-    choice = Choice(tuple(columns.split(",")) if columns else None, None, window)
+    choice = Choice.of(columns, None, window)
     x = _inputs(model.metadata, data, choice, max(rows, ROWS_OF_SPREAD), length)
     spreads = spread(model, _first(x, ROWS_OF_SPREAD))
     timings = [timing(model, _first(x, rows), samples) for samples in sorted(set(counts or SAMPLES))]

@@ -153,7 +153,7 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads)
     question = _question(model.metadata.default_samples, **asked)
-    choice = Choice(tuple(columns.split(",")) if columns else None, id_column, window)
+    choice = Choice.of(columns, id_column, window)
     averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
     text_or_path = standard_input() if data == PIPE else data
     with told(reached.text), opened(text_or_path, model.metadata, choice) as source:

@@ -81,7 +81,8 @@ class ParquetTable:
 
     def _numbers(self, batch: Any, column: str, start: int) -> NDArray[np.float64]:
         if column not in self.numeric:
-            raise InputError(f"{self.name}, column {column!r} holds no numbers; choose others with --columns")
+            kind = batch.column(column).type
+            raise InputError(f"{self.name}, column {column!r} holds {kind}, not integers or floats; choose others")
         cells = batch.column(column)
         values = np.asarray(cells.cast(pyarrow.float64(), safe=False).fill_null(np.nan).to_numpy(zero_copy_only=False))
         wrong = np.flatnonzero(~np.isfinite(values))

@@ -31,6 +31,8 @@ TEXTS = (".csv", ".jsonl", ".ndjson")
 PARQUET = ".parquet"
 SUFFIXES = (*ARRAYS, *TEXTS, PARQUET)
 
+# Up to here a float64, in which a table's cells are held, has every integer.
+EXACT = 2.0**53
 # Lines of a table read at once, at most; with a window, what is read beyond the piece is kept.
 MAX_LINES = 1 << 16
 
@@ -78,6 +80,12 @@ class Choice:
     columns: Optional[tuple[str, ...]] = None
     id_column: Optional[str] = None
     window: Optional[int] = None
+
+    @classmethod
+    def of(cls, columns: Optional[str], id_column: Optional[str], window: Optional[int]) -> Choice:
+        """With the columns as a command line has them, commas between."""
+        names = tuple(name.strip() for name in columns.split(",")) if columns else None
+        return cls(names, id_column, window)
 
 
 @contextlib.contextmanager
@@ -290,6 +298,8 @@ class TableSource:
             return values
         dtype = np.dtype(self._tensor.dtype)
         if dtype.kind in "iu":
+            if np.abs(values).max() > EXACT:
+                raise InputError(f"{self.name} holds {np.abs(values).max():.0f}, beyond the integers of a float64")
             return values.reshape(len(values), *self._tail)  # the artifact refuses what is no whole number
         with np.errstate(over="ignore"):
             cast = values.astype(dtype)
