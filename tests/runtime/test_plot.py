@@ -1,7 +1,6 @@
 """--plot: what is in the picture; that it is a good one was seen by eye."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,13 @@ def call(*arguments, code: int = 0):
 def drawn(tmp_path, monkeypatch):
     """Draws a mean [rows, ...] with a band of 0.1 to either side; gives the figure."""
     figures = []
-    monkeypatch.setattr(plot, "_save", lambda figure, target: figures.append(figure))
+    figure_of = plot._figure
+
+    def remembered(*arguments):
+        figures.append(figure_of(*arguments))
+        return figures[-1]
+
+    monkeypatch.setattr(plot, "_figure", remembered)
 
     def drawn(mean, ids=None, position=None, levels=(), kind="value"):
         mean = np.asarray(mean, np.float32)
@@ -37,7 +42,7 @@ def drawn(tmp_path, monkeypatch):
             fields.update({Field("y", f"low_{level}"): mean - i, Field("y", f"high_{level}"): mean + i})
         with work.temporary(tmp_path) as finished:
             finished.append(fields)
-            plot.draw(Path("out.png"), finished, levels, "caption", [Head("y", kind)])
+            plot.draw(tmp_path / "out.png", finished, levels, "caption", [Head("y", kind)])
         return figures[-1]
 
     return drawn

@@ -20,38 +20,20 @@ from keepdrop import cli
 from keepdrop.artifact import Tensor
 from keepdrop.files import work
 
-# y[t, b] = the sum of x[b] over steps * t + 100 rows[b] + seed; two features
-SERIES = """
-<ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,4,2] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
-  => (float[samples,batch,2] y)
-  <int64 one = {1}, int64[2] after = {1, 2}, int64[1] last = {1}, float hundred = {100}>
-{
-  stop = Add(first_sample, num_samples)
-  t = Range(first_sample, stop, one)
-  tf = Cast<to = 1>(t)
-  t3 = Unsqueeze(tf, after)
-  r = Cast<to = 1>(rows)
-  r2 = Unsqueeze(r, last)
-  r100 = Mul(r2, hundred)
-  s = Cast<to = 1>(seed)
-  total = ReduceSum<keepdims = 0>(x, last)
-  xt = Mul(total, t3)
-  xtr = Add(xt, r100)
-  y = Add(xtr, s)
-}
-"""
 STEPS = 4
 
 
 @pytest.fixture
-def series(write, metadata) -> Path:
-    """Takes x [batch, 4, 2] and gives y [samples, batch, 2]."""
-    tensors = {
-        "inputs": (Tensor("x", "float32", (None, STEPS, 2)),),
-        "outputs": (Tensor("y", "float32", (None,) * 2 + (2,)),),
-    }
-    return write(SERIES, dataclasses.replace(metadata, **tensors).to_json(), "series.onnx")
+def series(write, metadata, one_text) -> Path:
+    """Takes x [batch, 4, 2] and gives y [samples, batch, 2] as the toy does, of the sums over steps."""
+    text = one_text.replace("float[batch,3] x", "float[batch,4,2] x").replace(
+        "[samples,batch,3] y", "[samples,batch,2] y"
+    )
+    text = text.replace("Mul(x, t3)", "Mul(total, t3)").replace(
+        "xt =", "total = ReduceSum<keepdims = 0>(x, last)\n  xt ="
+    )
+    x, y = Tensor("x", "float32", (None, STEPS, 2)), Tensor("y", "float32", (None, None, 2))
+    return write(text, dataclasses.replace(metadata, inputs=(x,), outputs=(y,)).to_json(), "series.onnx")
 
 
 def call(*arguments, code: int = 0, stdin: str | None = None):
@@ -458,26 +440,12 @@ def test_parquet_without_pyarrow_says_what_to_install(one, x, tmp_path, monkeypa
 
 # -- what more there is to answer: heads, and as many samples as are needed
 
-# y[t, b] = softmax(x[b] * t)
-CLASSES = """
-<ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
-  => (float[samples,batch,3] y)
-  <int64 one = {1}, int64[2] after = {1, 2}>
-{
-  stop = Add(first_sample, num_samples)
-  t = Range(first_sample, stop, one)
-  tf = Cast<to = 1>(t)
-  t3 = Unsqueeze(tf, after)
-  xt = Mul(x, t3)
-  y = Softmax<axis = -1>(xt)
-}
-"""
-
 
 @pytest.fixture
-def classes(write, metadata) -> Path:
-    return write(CLASSES, metadata.to_json(), "classes.onnx")
+def classes(write, metadata, one_text) -> Path:
+    """Gives y[t, b] = softmax(x[b] * t)."""
+    text = one_text.replace("y = Add(xtr, s)", "y = Softmax<axis = -1>(xt)")
+    return write(text, metadata.to_json(), "classes.onnx")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".jsonl", ".parquet"])

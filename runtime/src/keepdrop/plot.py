@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from .artifact import LOGVAR, MEAN_LOGVAR, SOFTMAX, Head
 from .errors import InputError
 from .files.fields import ROW, Field
+from .files.outputs import replacing
 from .files.sources import POSITION
 from .files.work import Work
 
@@ -170,7 +170,8 @@ def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads:
             panels += _class_panels(head.output, work.array(Field(None, ROW)), mean, bands[0])
         else:
             panels += _series_panels(head.output, work, mean, bands)
-    _save(_figure(panels, caption), target)
+    with replacing(target, target.with_name(f".{target.name}.{os.getpid()}.tmp")) as file:
+        _figure(panels, caption).savefig(file, format=target.suffix[1:])
 
 
 def _bands(work: Work, output: str, mean: NDArray[Any], levels: Sequence[float]) -> list[_Band]:
@@ -304,15 +305,3 @@ def _figure(panels: Sequence[_Panel], caption: str) -> Any:
         list(legend.values()), list(legend), loc="outside lower center", ncols=len(legend), frameon=False, fontsize=10
     )
     return figure
-
-
-def _save(figure: Any, target: Path) -> None:
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    try:
-        figure.savefig(temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot draw {target} ({error}); an older file there is as it was") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()

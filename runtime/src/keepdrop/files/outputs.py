@@ -8,7 +8,7 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,9 +39,16 @@ def check_target(target: Path, samples_kept: bool) -> None:
 
 def write(target: Path, temporary: Path, work: Work) -> None:
     """Write finished work by way of `temporary`; a failure leaves an older file as it was."""
+    with replacing(target, temporary) as file:
+        WRITERS[target.suffix](file, work)
+
+
+@contextlib.contextmanager
+def replacing(target: Path, temporary: Path) -> Iterator[IO[bytes]]:
+    """A file that gets the name `target` at the end, and only if all went well; `temporary` until then."""
     try:
         with open(temporary, "wb") as file:
-            WRITERS[target.suffix](file, work)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
