@@ -303,6 +303,24 @@ def test_a_line_is_reshaped_where_the_count_fits(series, tmp_path) -> None:
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["mean"], expected.mean)
 
 
+def test_windows_of_any_length_fit_an_input_of_any_length(write, metadata, one_text, readings, tmp_path) -> None:
+    text = one_text.replace("float[batch,3] x", "float[batch,steps,2] x").replace(
+        "samples,batch,3] y", "samples,batch,2] y"
+    )
+    text = text.replace("Mul(x, t3)", "Mul(total, t3)").replace(
+        "xt =", "total = ReduceSum<keepdims = 0>(x, last)\n  xt ="
+    )
+    x, y = Tensor("x", "float32", (None, None, 2)), Tensor("y", "float32", (None, None, 2))
+    free = write(text, dataclasses.replace(metadata, inputs=(x,), outputs=(y,)).to_json(), "free.onnx")
+    data, windows = readings
+    call("predict", free, data, "-o", tmp_path / "out.npz", "--window", STEPS, "--columns", "a,b")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["mean"], keepdrop.load(free).predict(windows).mean)
+    # A line is not taken for a window of one without being told.
+    told = refused("predict", free, data, "-o", tmp_path / "no.npz", "--columns", "a,b")
+    assert "input 'x' takes [any, 2] an example" in told
+    assert "--window N makes examples of consecutive lines" in told
+
+
 # -- pipes
 
 

@@ -297,7 +297,7 @@ class TableSource:
         if not values.size:
             return values
         dtype = np.dtype(self._tensor.dtype)
-        if dtype.kind in "iu":
+        if dtype.kind != "f":
             if np.abs(values).max() > EXACT:
                 raise InputError(f"{self.name} holds {np.abs(values).max():.0f}, beyond the integers of a float64")
             return values.reshape(len(values), *self._tail)  # the artifact refuses what is no whole number
@@ -318,9 +318,8 @@ class TableSource:
             return shape
         known = int(np.prod([size for size in want if size is not None]))
         total = int(np.prod(shape))
-        same_steps = self._window is None or width == 1
-        if same_steps and want.count(None) <= 1 and (total == known or None in want and total % known == 0):
-            return tuple(total // known if size is None else size for size in want)
+        if None not in want and total == known and (self._window is None or width == 1):
+            return tuple(size for size in want if size is not None)
         form = ", ".join("any" if size is None else str(size) for size in want)
         if self._window is None:
             got = f"a line of {self.name} has {width} ({', '.join(self.features)})"
@@ -350,8 +349,10 @@ class ExampleSource:
         return self._table.count()
 
     def example(self) -> Any:
-        """Zeros: lines are checked one by one."""
-        return {t.name: np.zeros([1 if size is None else size for size in t.shape], t.dtype) for t in self._tensors}
+        """That of the first line."""
+        number, cells = self._table.first
+        columns = list(self._table.columns)
+        return {t.name: self._array(number, t, cells[columns.index(t.name)])[np.newaxis] for t in self._tensors}
 
     def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""

@@ -47,8 +47,8 @@ class Lines:
     """The lines of an open text: CSV with a header, or a JSON object a line, as its first character says.
 
     Iterating gives ``(number, cells)``, the line's number in the text (from 1) and its cells in the order of `columns`:
-    strings from CSV, whatever the object holds from JSON. Blank lines are passed over. `numeric` are the columns that
-    hold a number in the first line.
+    strings from CSV, whatever the object holds from JSON. Blank lines are passed over. It goes once through the text;
+    `first` is the first such line at any time, and `numeric` are the columns that hold a number in it.
 
     Raises
     ------
@@ -68,16 +68,14 @@ class Lines:
             self.columns, self._rest = self._of_json(start, lines)
         else:
             self.columns, self._rest = self._of_csv(start, lines)
-        self._first = next(self._rest, None)
-        if self._first is None:
+        first = next(self._rest, None)
+        if first is None:
             raise InputError(f"{name} has no line below its header; give at least one")
-        self.numeric = tuple(c for c, cell in zip(self.columns, self._first[1]) if _is_number(cell))
+        self.first = first
+        self.numeric = tuple(c for c, cell in zip(self.columns, first[1]) if _is_number(cell))
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield first
-        yield from self._rest
+        return itertools.chain([self.first], self._rest)
 
     def indices(self, columns: Sequence[str]) -> list[int]:
         """Where these columns stand among the cells; InputError names one that the text lacks."""
@@ -109,7 +107,7 @@ class Lines:
         self, start: tuple[int, str], lines: Iterator[str]
     ) -> tuple[tuple[str, ...], Iterator[tuple[int, Sequence[Any]]]]:
         before = start[0] - 1
-        reader = csv.reader(_chained(start[1], lines), strict=True)
+        reader = csv.reader(itertools.chain([start[1]], lines), strict=True)
         with self._readable():
             columns = tuple(cell.strip() for cell in next(reader))
         twice = sorted({column for column in columns if columns.count(column) > 1})
@@ -136,7 +134,7 @@ class Lines:
 
         def rest() -> Iterator[tuple[int, Sequence[Any]]]:
             with self._readable():
-                for number, line in enumerate(_chained(start[1], lines), start[0]):
+                for number, line in enumerate(itertools.chain([start[1]], lines), start[0]):
                     if not line.strip():
                         continue
                     fields = self._object(number, line)
@@ -176,6 +174,7 @@ class TextTable:
         self._lines: Optional[Lines] = None
         with self.opened(text) as lines:
             self.columns, self.numeric, self.is_json = lines.columns, lines.numeric, lines.is_json
+            self.first = lines.first
             if path is None:
                 self._lines = lines
 
@@ -235,11 +234,6 @@ def _block(values: list[list[float]], ids: list[int], width: int, with_ids: bool
     return Block(
         np.array(values, np.float64).reshape(len(values), width), np.array(ids, np.int64) if with_ids else None
     )
-
-
-def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _float(cell: Any) -> float:
