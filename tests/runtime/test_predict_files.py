@@ -112,7 +112,7 @@ def write_input(path: Path, x: np.ndarray) -> Path:
     names = {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2]}
     if path.suffix == ".npy":
         np.save(path, x)
-    elif path.suffix == ".csv":
+    elif path.suffix.lower() == ".csv":
         write_csv(path, {"when": [f"2024-01-{i + 1:02}" for i in range(len(x))], **names})
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps({k: float(v[i]) for k, v in names.items()}) + "\n" for i in range(len(x))))
@@ -137,6 +137,7 @@ INPUTS = [
     "columns_first.npz",
     "big_endian.npz",
     "x.csv",
+    "X.CSV",
     "x.jsonl",
     "x.parquet",
 ]

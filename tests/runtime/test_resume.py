@@ -192,14 +192,14 @@ def test_every_format_is_the_same_after_a_resume(one, data, tmp_path, half, suff
 @pytest.mark.parametrize(
     ("options", "difference"),
     [
-        (("--seed", "4"), "seed was 3 and is 4"),
-        (("--samples", "6"), "samples was 5 and is 6"),
-        (("--interval", "0.5"), "levels was [0.9] and is [0.9, 0.5]"),
-        (("--batch", "2"), "batch was 1 and is 2"),
-        (("--threads", "2"), "threads was 1 and is 2"),
-        (("--first-row", "1"), "first_row was 0 and is 1"),
-        (("--rows", "0:20"), f"rows was [0, {ROWS}] and is [0, 20]"),
-        (("--keep-samples",), "keep_samples was false and is true"),
+        (("--seed", "4"), "--seed was 3 and is 4"),
+        (("--samples", "6"), "--samples was 5 and is 6"),
+        (("--interval", "0.5"), "--interval was [0.9] and is [0.9, 0.5]"),
+        (("--batch", "2"), "--batch was 1 and is 2"),
+        (("--threads", "2"), "--threads was 1 and is 2"),
+        (("--first-row", "1"), "--first-row was 0 and is 1"),
+        (("--rows", "0:20"), f"--rows was [0, {ROWS}] and is [0, 20]"),
+        (("--keep-samples",), "--keep-samples was false and is true"),
     ],
 )
 def test_another_job_is_refused_with_the_difference(one, data, tmp_path, half, options, difference) -> None:

@@ -144,7 +144,7 @@ _Panel = Union[_SeriesPanel, _ClassesPanel, _CountsPanel]
 
 def check_target(target: Path) -> None:
     """InputError unless `target` can become a picture."""
-    if target.suffix not in SUFFIXES:
+    if target.suffix.lower() not in SUFFIXES:
         raise InputError(f"cannot draw {target}: its suffix is none of {', '.join(SUFFIXES)}; give it one of them")
     if not target.absolute().parent.is_dir():
         raise InputError(f"cannot draw {target}: the directory {target.parent} does not exist; make it first")
@@ -171,7 +171,7 @@ def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads:
         else:
             panels += _series_panels(head.output, work, mean, bands)
     with replacing(target, target.with_name(f".{target.name}.{os.getpid()}.tmp")) as file:
-        _figure(panels, caption).savefig(file, format=target.suffix[1:])
+        _figure(panels, caption).savefig(file, format=target.suffix[1:].lower())
 
 
 def _bands(work: Work, output: str, mean: NDArray[Any], levels: Sequence[float]) -> list[_Band]:

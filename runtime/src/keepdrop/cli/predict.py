@@ -166,7 +166,7 @@ def predict(
             described = None
             if resume:
                 count = available_threads() if threads is None else threads
-                described = _described(artifact, data, job, id=id_column, window=window, threads=count)
+                described = _described(artifact, data, job, {"--id": id_column, "--window": window, "--threads": count})
             with _work(output, described) as finished:
                 _compute(job, question, finished, reached)
                 outputs.write(output, _beside(output, resume), finished)
@@ -246,7 +246,7 @@ def _question(
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
 
 
-def _described(artifact: Path, data: Path, job: Job, **options: Any) -> dict[str, Any]:
+def _described(artifact: Path, data: Path, job: Job, options: dict[str, Any]) -> dict[str, Any]:
     """All that the bytes of the answers depend on."""
     return {
         "artifact": digest(artifact),

@@ -102,12 +102,15 @@ class Job:
         return None if self._span.stop is None else self._span.stop - self._span.start
 
     def described(self) -> dict[str, Any]:
-        """What the answers depend on beside the artifact, the source's content and the device."""
+        """What the answers depend on beside the artifact, the source's content and the device, by option."""
+        asked = dataclasses.asdict(self._question)
         return {
-            **dataclasses.asdict(self._question),
-            "columns": self._source.features,
-            "rows": dataclasses.astuple(self._span),
-            "batch": self.size,
+            "--interval": asked.pop("levels"),
+            "--head": asked.pop("heads"),
+            **{f"--{name.replace('_', '-')}": value for name, value in asked.items()},
+            "--columns": self._source.features,
+            "--rows": dataclasses.astuple(self._span),
+            "--batch": self.size,
         }
 
     def check(self, progress: Optional[Progress] = None) -> None:
@@ -148,17 +151,11 @@ class Job:
         if question.adapts and progress:
             progress(question.samples * len(rows))
         outputs = {self._model.metadata.outputs[0].name: result} if isinstance(result, Prediction) else result
-        fields: dict[Field, NDArray[Any]] = {Field(None, ROW): ids}
-        fields.update({Field(None, name): label for name, label in rows.labels.items()})
-        if question.adapts:
-            first = next(iter(outputs.values()))  # a row stops for all outputs at once
-            fields[Field(None, N)] = np.broadcast_to(np.asarray(first.n, np.int64), len(rows))
-            met = [prediction.met for prediction in outputs.values() if prediction.met is not None]
-            if met:
-                fields[Field(None, MET)] = np.all(met, axis=0)
+        labels = {ROW: ids, **rows.labels, **(_reached(list(outputs.values()), len(rows)) if question.adapts else {})}
+        fields = {Field(None, name): label for name, label in labels.items()}
         for name, prediction in outputs.items():
-            for statistic, values in statistics(prediction, question.levels).items():
-                fields[Field(name, statistic)] = values
+            found = statistics(prediction, question.levels)
+            fields.update({Field(name, statistic): values for statistic, values in found.items()})
         return fields
 
     def _samples(self) -> dict[str, Any]:
@@ -207,6 +204,13 @@ class Averages:
             mean = total / count
             found.setdefault(field.output, {})[field.statistic] = mean if math.isfinite(mean) else None
         return found
+
+
+def _reached(predictions: list[Prediction], rows: int) -> dict[str, NDArray[Any]]:
+    """How many samples each row has, which is the same for all outputs, and whether they were enough for all."""
+    n = np.broadcast_to(np.asarray(predictions[0].n, np.int64), rows)
+    met = [prediction.met for prediction in predictions if prediction.met is not None]
+    return {N: n, **({MET: np.all(met, axis=0)} if met else {})}
 
 
 def piece_rows(metadata: Metadata, question: Question, longest: int) -> int:

@@ -29,18 +29,19 @@ def check_target(target: Path, samples_kept: bool) -> None:
         raise InputError(f"{target} is a directory; give the name of the file to write")
     if not target.absolute().parent.is_dir():
         raise InputError(f"cannot write {target}: the directory {target.parent} does not exist; make it first")
-    if target.suffix not in WRITERS:
+    suffix = target.suffix.lower()
+    if suffix not in WRITERS:
         raise InputError(f"cannot write {target}: its suffix is none of {', '.join(WRITERS)}; give it one of them")
-    if samples_kept and target.suffix in FLAT:
-        raise InputError(f"{target.suffix} has no column for samples; write .npz with --keep-samples")
-    if target.suffix == ".parquet":
+    if samples_kept and suffix in FLAT:
+        raise InputError(f"{suffix} has no column for samples; write .npz with --keep-samples")
+    if suffix == ".parquet":
         from . import parquet  # noqa: F401  (pyarrow is an extra: better missed now than when all is computed)
 
 
 def write(target: Path, temporary: Path, work: Work) -> None:
     """Write finished work by way of `temporary`; a failure leaves an older file as it was."""
     with replacing(target, temporary) as file:
-        WRITERS[target.suffix](file, work)
+        WRITERS[target.suffix.lower()](file, work)
 
 
 @contextlib.contextmanager

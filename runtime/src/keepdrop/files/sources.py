@@ -100,14 +100,14 @@ def opened(text_or_path: Union[Path, TextIO], metadata: Metadata, choice: Choice
     if not isinstance(text_or_path, Path):
         yield _of_table(TextTable("standard input", text=text_or_path), metadata, choice)
         return
-    path = text_or_path
-    if path.suffix in TEXTS:
+    path, suffix = text_or_path, text_or_path.suffix.lower()
+    if suffix in TEXTS:
         yield _of_table(TextTable(str(path), path), metadata, choice)
-    elif path.suffix == PARQUET:
+    elif suffix == PARQUET:
         from .parquet import ParquetTable  # pyarrow is an extra
 
         yield _of_table(ParquetTable(path), metadata, choice)
-    elif path.suffix in ARRAYS:
+    elif suffix in ARRAYS:
         if choice.columns or choice.window:
             raise InputError(
                 f"--columns and --window choose from the lines of a table, and {path} holds arrays of whole examples; "
@@ -153,7 +153,7 @@ class ArraySource:
         self.name = str(path)
         self._ids: Optional[_Array] = None
         with _readable(self.name):
-            if path.suffix == ".npy":
+            if path.suffix.lower() == ".npy":
                 self._arrays: Union[_Array, dict[str, _Array]] = _Mapped(path)
             else:
                 archive = files.enter_context(zipfile.ZipFile(path))
