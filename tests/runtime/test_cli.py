@@ -1,5 +1,6 @@
 import importlib.metadata
 import json
+import signal
 import sys
 
 import click
@@ -161,6 +162,15 @@ def test_a_failed_write_leaves_the_older_file(one, data, out, tmp_path, monkeypa
     call("predict", one, data, "-o", out)
     assert out.read_bytes() != b"older"
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("interrupt", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_is_one_line_and_a_shells_exit_code(one, data, monkeypatch, interrupt, code) -> None:
+    monkeypatch.setattr(keepdrop.Model, "predict", lambda *arguments, **options: signal.raise_signal(interrupt))
+    before = signal.getsignal(signal.SIGTERM)
+    result = call("bench", one, "--data", data, code=code)
+    assert result.stderr == "keepdrop: interrupted; nothing was written\n"
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_version() -> None:

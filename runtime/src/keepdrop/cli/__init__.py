@@ -12,6 +12,7 @@ from keepdrop.errors import ExporterMissing, KeepdropError
 
 from .bench import bench
 from .inspect import inspect
+from .interrupts import told
 from .predict import predict
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
@@ -52,9 +53,10 @@ class Commands(click.Group):
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the verb; every error of ours is one message and exit code 1."""
+        """Run the verb; every error of ours is one message and exit code 1, every interrupt one and a shell's code."""
         try:
-            return super().invoke(ctx)
+            with told(lambda: "nothing was written"):
+                return super().invoke(ctx)
         except KeepdropError as error:
             raise Refused(str(error)) from error
 
