@@ -111,7 +111,7 @@ def test_every_output_holds_the_same_answers(one, x, tmp_path, suffix) -> None:
 def write_input(path: Path, x: np.ndarray) -> Path:
     names = {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2]}
     if path.suffix == ".npy":
-        np.save(path, x)
+        np.save(path, np.asfortranarray(x) if path.name == "columns_first.npy" else x)
     elif path.suffix.lower() == ".csv":
         write_csv(path, {"when": [f"2024-01-{i + 1:02}" for i in range(len(x))], **names})
     elif path.suffix == ".jsonl":
@@ -132,6 +132,7 @@ def write_input(path: Path, x: np.ndarray) -> Path:
 
 INPUTS = [
     "x.npy",
+    "columns_first.npy",
     "x.npz",
     "compressed.npz",
     "columns_first.npz",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Protocol, TextIO, Union
+from typing import IO, Any, NamedTuple, Optional, Protocol, TextIO, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +146,7 @@ def grouped(parts: Iterator[Rows], size: int) -> Iterator[Rows]:
 
 
 class ArraySource:
-    """A .npy file, mapped into memory, or the arrays of an .npz file, read as a stream whether compressed or not."""
+    """A .npy file, or the arrays of an .npz file, read as streams whether compressed or not."""
 
     features: tuple[str, ...] = ()
 
@@ -154,7 +155,10 @@ class ArraySource:
         self._ids: Optional[_Array] = None
         with _readable(self.name):
             if path.suffix.lower() == ".npy":
-                self._arrays: Union[_Array, dict[str, _Array]] = _Mapped(path)
+                self._arrays: Union[_Array, dict[str, _Array]] = _array(
+                    lambda: files.enter_context(open(path, "rb")),  # noqa: SIM115
+                    lambda: np.load(path, "r", allow_pickle=False),
+                )
             else:
                 archive = files.enter_context(zipfile.ZipFile(path))
                 members = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -438,54 +442,35 @@ class _Array(Protocol):
         """Rows `start` to `stop`."""
 
 
-class _Mapped:
-    """A .npy file; only the rows that are read are in memory."""
-
-    def __init__(self, path: Path) -> None:
-        self._array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not isinstance(self._array, np.ndarray):
-            raise ValueError("it is an archive")
-        self.shape, self.dtype = self._array.shape, self._array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop`, copied, so that their pages can go."""
-        return np.array(self._array[start:stop])
-
-
 class _Streamed:
-    """An array of an .npz file in C order, read forwards."""
+    """An array in C order, read forwards from the file that `opened` opens: of its rows only those asked for."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive, self._name = archive, name
+    def __init__(self, opened: Callable[[], IO[bytes]]) -> None:
+        self._opened = opened
         self._row = 0
         self._start()
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop`; going back starts the stream anew."""
+        """Rows `start` to `stop`; going back starts the file anew."""
         if start < self._row:
+            self._file.close()
             self._start()
         row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        skip = (start - self._row) * row_bytes
-        while skip:
-            skip -= self._exactly(min(skip, 1 << 20))[1]
-        content, _ = self._exactly((stop - start) * row_bytes)
+        self._file.seek((start - self._row) * row_bytes, os.SEEK_CUR)
+        content = self._file.read((stop - start) * row_bytes)
+        if len(content) != (stop - start) * row_bytes:
+            raise EOFError("an array ends too early")
         self._row = stop
         return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])
 
     def _start(self) -> None:
-        self._file = self._archive.open(self._name)
+        self._file = self._opened()
         self.shape, _, self.dtype = _header(self._file)
         self._row = 0
 
-    def _exactly(self, count: int) -> tuple[bytes, int]:
-        content = self._file.read(count)
-        if len(content) != count:
-            raise EOFError(f"array {self._name} ends too early")
-        return content, count
-
 
 class _Held:
-    """An array that cannot be read by rows, held in memory."""
+    """An array that cannot be read by rows, mapped into memory or held there."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
@@ -496,14 +481,20 @@ class _Held:
         return self._array[start:stop]
 
 
-def _member(archive: zipfile.ZipFile, name: str) -> _Array:
-    with archive.open(name) as file:
+def _array(opened: Callable[[], IO[bytes]], held: Callable[[], NDArray[Any]]) -> _Array:
+    """The array in the file that `opened` opens; what `held` gives where its rows do not lie one after the other."""
+    with opened() as file:
         shape, columns_first, dtype = _header(file)
     if dtype.hasobject:
-        raise ValueError(f"array {name} holds objects")
-    if not columns_first or len(shape) < 2:
-        return _Streamed(archive, name)
-    return _Held(np.load(io.BytesIO(archive.read(name)), allow_pickle=False))
+        raise ValueError("it holds objects")
+    return _Held(held()) if columns_first and len(shape) > 1 else _Streamed(opened)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> _Array:
+    return _array(
+        lambda: archive.open(name),
+        lambda: np.load(io.BytesIO(archive.read(name)), allow_pickle=False),
+    )
 
 
 def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
