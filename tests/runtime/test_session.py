@@ -48,7 +48,9 @@ def test_a_graph_without_the_contracts_inputs_is_refused(write, one_text, metada
 
 
 def test_an_output_without_the_batch_axis_is_refused(write, one_text, metadata, x) -> None:
-    wrong = one_text.replace("[samples,batch,3] y", "[a,b,c] y").replace("y = Add(xtr, s)", "y = Transpose(xtr)")
+    wrong = one_text.replace("[samples,batch,3] y", "[a,b,3] y").replace(
+        "y = Add(xtr, s)", "y = Transpose<perm = [1, 0, 2]>(xtr)"
+    )
     with pytest.raises(ArtifactError, match="it is not what an export writes"):
         keepdrop.load(write(wrong, metadata.to_json()), threads=1).sample(x)
 
@@ -57,5 +59,5 @@ def test_a_failing_run_is_an_error_of_ours(write, one_text, metadata, x) -> None
     picky = one_text.replace("y = Add(xtr, s)", "all = Add(xtr, s)\n  y = Gather<axis = 1>(all, rows)")
     model = keepdrop.load(write(picky, metadata.to_json()), threads=1)
     assert model.sample(x).shape == (5, 7, 3)
-    with pytest.raises(InputError, match="failed on these inputs; check their values"):
+    with pytest.raises(InputError, match=r"failed on inputs x float32 \[7, 3\] \(Gather .*; check their values"):
         model.sample(x, rows=np.arange(7) + 1)

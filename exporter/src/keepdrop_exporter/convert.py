@@ -16,14 +16,24 @@ import tensorflow as tf
 import tf2onnx
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from keepdrop.artifact import METADATA_KEY, NUM_SAMPLES, RESERVED_NAMES, ROWS, Metadata, Tensor
+from keepdrop import ArtifactError, artifact_check, onnx_file
+from keepdrop.artifact import (
+    CHECKSUM_KEY,
+    METADATA_KEY,
+    NUM_SAMPLES,
+    OPSET,
+    RESERVED_NAMES,
+    ROWS,
+    UNSEEDED_OPERATORS,
+    Metadata,
+    Tensor,
+)
 
 from . import onnx_recurrence
 from .errors import ConvertError
 from .recurrence import Recurrence
 from .trace import Traced
 
-OPSET = 18
 # The newest that onnxruntime 1.16 reads with opset 18.
 _IR_VERSION = 8
 _BATCH = "batch"
@@ -164,11 +174,22 @@ def _read_by(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
-    """The same model bearing this metadata in place of any it had."""
+    """The same model bearing this metadata in place of any it had, and a checksum of all of it.
+
+    Raises
+    ------
+    ConvertError
+        The runtime would refuse the file; what it says is in the text.
+    """
     bearing = onnx.ModelProto()
     bearing.CopyFrom(model)
     del bearing.metadata_props[:]
     onnx.helper.set_model_props(bearing, {METADATA_KEY: metadata.to_json()})
+    bearing.metadata_props.add(key=CHECKSUM_KEY, value=onnx_file.checksum(bearing.SerializeToString()))
+    try:
+        artifact_check.checked(onnx_file.read(bearing.SerializeToString()))
+    except ArtifactError as error:
+        raise ConvertError(f"keepdrop would refuse the converted model: {error}") from error
     return bearing
 
 
@@ -218,7 +239,7 @@ def _refuse_operators(model: onnx.ModelProto) -> None:
                 f"TensorFlow operator {node.op_type} (node {node.name!r}) has no counterpart in ONNX that tf2onnx "
                 "knows; replace the layer that uses it"
             ) from error
-        if node.op_type.startswith(("Random", "Multinomial", "Bernoulli")):
+        if node.op_type in UNSEEDED_OPERATORS:
             raise ConvertError(
                 f"node {node.name!r} ({node.op_type}) would draw numbers that no seed of the artifact reaches"
             )

@@ -1,11 +1,11 @@
-"""The exporter's errors, each for one stage of the way through it.
+"""The exporter's errors, each for one stage of the way through it, and each a fitting builtin too.
 
 KeepdropError
-└── ExportError
+└── ExportError        ValueError: an argument of the export
     ├── LoadError      load: the Keras file cannot be read
     ├── Refusal        plan: the model cannot be exported exactly; names the layer and the cure
-    ├── ConvertError   convert: TensorFlow's graph does not become a valid ONNX file
-    └── VerifyError    verify: the artifact's samples are not Keras'
+    ├── ConvertError   RuntimeError, convert: TensorFlow's graph does not become a valid ONNX file
+    └── VerifyError    RuntimeError, verify: the artifact's samples are not Keras'
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 from keepdrop import KeepdropError
 
 
-class ExportError(KeepdropError):
-    """Root of the exporter's errors."""
+class ExportError(KeepdropError, ValueError):
+    """Root of the exporter's errors; itself for an argument that is none."""
 
 
 class LoadError(ExportError):
@@ -25,9 +25,9 @@ class Refusal(ExportError):
     """The model cannot be exported exactly; the text names the layer and the cure."""
 
 
-class ConvertError(ExportError):
+class ConvertError(ExportError, RuntimeError):
     """The traced function does not convert to a valid ONNX file."""
 
 
-class VerifyError(ExportError):
+class VerifyError(ExportError, RuntimeError):
     """The samples of the artifact are not those of Keras."""

@@ -16,13 +16,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
 
 from .errors import ArtifactError
 
 CONTRACT_VERSION = 1
 METADATA_KEY = "keepdrop"
+CHECKSUM_KEY = "keepdrop.crc32"
+OPSET = 18
+# What draws numbers that no seed of ours reaches: Dropout too, since it can be told to train.
+UNSEEDED_OPERATORS = (
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
 
 SEED = "seed"
 ROWS = "rows"
@@ -151,24 +164,19 @@ class Metadata:
             The text is not such an object, or its contract version is not ``CONTRACT_VERSION``.
         """
         try:
-            fields = json.loads(text)
+            fields = json.loads(text, object_pairs_hook=_distinct)
             contract = fields["contract"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ArtifactError(
                 f"its {METADATA_KEY!r} metadata is not the JSON object an export writes ({error!r}); "
                 "export the model again"
             ) from error
-        if contract != CONTRACT_VERSION:
+        if contract != CONTRACT_VERSION or type(contract) is not int:
             raise ArtifactError(
                 f"it bears contract version {contract!r} and this keepdrop knows version {CONTRACT_VERSION}; "
                 "install the keepdrop it was exported with, or export the model again"
             )
-        try:
-            metadata = cls(**{**fields, **_nested(fields)})
-        except (TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"its {METADATA_KEY!r} metadata lacks or adds fields ({error}); export the model again"
-            ) from error
+        metadata: Metadata = _decoded(cls, fields, "")
         metadata._check_heads()
         return metadata
 
@@ -192,18 +200,47 @@ class Metadata:
         return head.kind in (VALUE, SIGMOID) or head.kind == SOFTMAX and bool(shape)
 
 
-def _nested(fields: dict[str, Any]) -> dict[str, Any]:
-    verified, cost = fields["verified"], fields.get("cost")
-    return {
-        "inputs": tuple(_tensor(t) for t in fields["inputs"]),
-        "outputs": tuple(_tensor(t) for t in fields["outputs"]),
-        "draws": tuple(Draw(**{**d, "shape": tuple(d["shape"])}) for d in fields["draws"]),
-        "cost": cost and Cost(**cost),
-        "heads": tuple(Head(**h) for h in fields.get("heads", ())),
-        "verified": verified
-        and Verification(**{**verified, "outputs": tuple(OutputCheck(**o) for o in verified["outputs"])}),
-    }
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
 
 
-def _tensor(fields: dict[str, Any]) -> Tensor:
-    return Tensor(**{**fields, "shape": tuple(fields["shape"])})
+def _decoded(kind: Any, value: Any, where: str) -> Any:
+    """JSON as what a field's annotation says; `where` is its place, for the error."""
+    if get_origin(kind) is Union:  # Optional
+        return None if value is None else _decoded(get_args(kind)[0], value, where)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_decoded(get_args(kind)[0], part, f"{where}[{i}]") for i, part in enumerate(value))
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _decoded_object(kind, value, where)
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if kind is int and type(value) is int and abs(value) < 2**63 or kind in (str, bool) and type(value) is kind:
+        return value
+    expected = (
+        "an object" if dataclasses.is_dataclass(kind) else "a list" if get_origin(kind) is tuple else kind.__name__
+    )
+    raise ArtifactError(
+        f"its {METADATA_KEY!r} metadata has {_short(value)} as {where or 'a whole'}, where {expected} belongs; "
+        "export the model again"
+    )
+
+
+def _decoded_object(kind: Any, value: dict[str, Any], where: str) -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    if not needed <= set(value) <= known:
+        odd = sorted((needed - set(value)) | (set(value) - known))
+        raise ArtifactError(
+            f"its {METADATA_KEY!r} metadata lacks or adds fields ({where or 'at its root'}: {_short(odd)}); "
+            "export the model again"
+        )
+    kinds = get_type_hints(kind)
+    return kind(**{name: _decoded(kinds[name], part, f"{where}.{name}".lstrip(".")) for name, part in value.items()})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

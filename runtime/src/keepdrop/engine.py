@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact import Cost, Metadata
+from .errors import TooLarge
+from .memory import Budget
 from .request import Request, elements
 from .session import Session
 
@@ -31,6 +33,12 @@ BYTES_AN_ELEMENT = 12
 MAX_RUN = 4096
 # The most samples x rows held at once where samples are not kept.
 MAX_BLOCK = 16 * MAX_RUN
+# Seconds that a run may take where the artifact says what a sample costs: an interrupt waits for its end.
+RUN_SECONDS = 0.5
+# What samples may take that are summarised and dropped, with what their summary takes.
+BLOCK_BYTES = 64 << 20
+# What summing up takes for each element of the samples: deviations in float64, a sorted copy.
+BYTES_SUMMARISED = 12
 # Seconds that a second worker adds to a call: waking it, cutting and joining, and what two at once slow each other
 # down (130 to 150 us measured for calls of 0.2 to 0.4 ms).
 HANDOFF = 150e-6
@@ -49,30 +57,121 @@ class Chunk(NamedTuple):
     rows: slice
 
 
-class Engine:
-    """Runs requests on at most `threads` threads, of which the calling thread is one."""
+class _Sizes(NamedTuple):
+    """Of one sample of one row: the elements and bytes of its results, the bytes while it runs; the most in a run."""
 
-    def __init__(self, session: Session, threads: int) -> None:
+    elements: int
+    result: int
+    run: int
+    limit: int
+
+    def results(self, beside: int = 0) -> int:
+        """The bytes of its results, and `beside` for each element."""
+        return self.result + beside * self.elements
+
+
+class Engine:
+    """Runs requests on at most `threads` threads, of which the calling thread is one, each call within `budget`."""
+
+    def __init__(self, session: Session, threads: int, budget: Budget) -> None:
         self._session = session
         self._threads = threads
+        self._budget = budget
         self._start()
         self._of_worker = threading.local()
-        self._limits: dict[int, int] = {}
+        self._sizes: dict[int, _Sizes] = {}
 
     def run(self, request: Request, progress: Optional[Progress] = None) -> list[NDArray[Any]]:
-        """Each output as [samples, batch, ...]; `progress` is told the samples x rows of every chunk done."""
+        """Each output as [samples, batch, ...]; `progress` is told the samples x rows of every chunk done.
+
+        An interrupt reaches the caller at the end of the chunk it runs, and the workers end theirs and no other.
+
+        Raises
+        ------
+        TooLarge
+            The results do not fit in the budget, or not one run beside them.
+        """
         sample_rows = request.samples * request.batch
+        self.demand(request)
         workers = worthwhile_workers(sample_rows, self._threads, self._session.metadata.cost)
-        limit = self._limit(request.longest)
+        limit = self._sized(request).limit
+        if self._budget.memory is not None:
+            workers, limit = self._within_budget(request, workers, limit)
         if workers == 1 and sample_rows <= limit:
             outputs = self._session.run(request)
             if progress:
                 progress(sample_rows)
             return outputs
-        work = _Work(request, plan_chunks(request.samples, request.batch, workers, limit), progress)
-        self._wake(work, workers - 1)
-        work.drain(self._session)
-        return work.result()
+        results = _Results(request, progress)
+        self.share(results.run, plan_chunks(request.samples, request.batch, workers, limit), workers)
+        return results.outputs
+
+    def share(self, run: Callable[[Session, Chunk], None], chunks: list[Chunk], workers: Optional[int] = None) -> None:
+        """Call `run` with each chunk and a session, on so many threads (default: all), and wait for the last one."""
+        work = _Work(run, chunks)
+        try:
+            self._wake(work, min(workers or self._threads, len(chunks)) - 1)
+            work.drain(self._session)
+            work.wait()
+        finally:
+            work.stop()  # for the workers, where an interrupt or an error ends this thread's part early
+
+    def block(self, request: Request, most: int) -> int:
+        """The samples x rows, at most `most`, of the blocks in which samples are summarised and dropped."""
+        held = BLOCK_BYTES if self._budget.memory is None else min(BLOCK_BYTES, self._budget.memory // 2)
+        return max(1, min(most, held // self._sized(request).results(BYTES_SUMMARISED)))
+
+    def demand(self, request: Request, beside: int = 0) -> None:
+        """Raise TooLarge where all samples at once, with `beside` bytes more an element, do not fit in the budget."""
+        sizes = self._sized(request)
+        each = sizes.results(beside)
+        size = request.batch * request.samples * each
+        if not self._budget.fits(size):
+            raise self._budget.refusal(
+                size,
+                f"{request.batch:,} rows x {request.samples:,} samples x {sizes.elements:,} elements x "
+                f"{each / sizes.elements:g} bytes",
+                "give fewer samples or rows at a time, ask predict(quantiles=(0.05, 0.95)) where samples need not be "
+                "kept and quantiles=() for mean and std alone, or give more memory= to keepdrop.load",
+            )
+        if not self._budget.fits(sizes.run):
+            raise self._budget.refusal(
+                sizes.run,
+                "what one sample of one row takes while it runs",
+                "give shorter rows, or more memory= to keepdrop.load",
+            )
+
+    def demand_summaries(self, request: Request, count: int) -> None:
+        """Raise TooLarge where `count` arrays [batch, ...] for each output, and their parts, do not fit."""
+        elements = self._sized(request).elements
+        size = count * request.batch * elements * 8
+        if not self._budget.fits(size):
+            raise self._budget.refusal(
+                size,
+                f"{count} summaries x {request.batch:,} rows x {elements:,} elements x 8 bytes",
+                "give fewer rows at a time, or more memory= to keepdrop.load",
+            )
+
+    def _within_budget(self, request: Request, workers: int, limit: int) -> tuple[int, int]:
+        """Fewer and smaller runs where the caller set a budget; the cut depends on nothing else that may change."""
+        assert self._budget.memory is not None
+        sizes = self._sized(request)
+        held = request.batch * request.samples * sizes.results()
+        runs = max(1, (self._budget.memory - held) // sizes.run)
+        workers = min(workers, runs)
+        return workers, min(limit, runs // workers)
+
+    def _sized(self, request: Request) -> _Sizes:
+        longest = request.longest
+        if longest not in self._sizes:
+            metadata = self._session.metadata
+            self._sizes[longest] = _Sizes(
+                elements=sum(elements(tensor.shape[2:], longest) for tensor in metadata.outputs),
+                result=result_bytes(metadata, longest),
+                run=sample_bytes(metadata, longest),
+                limit=run_limit(metadata, longest),
+            )
+        return self._sizes[longest]
 
     def _start(self) -> None:
         self._process = os.getpid()
@@ -84,71 +183,92 @@ class Engine:
         if os.getpid() != self._process:
             self._start()  # a fork takes the executor along, and leaves its threads behind
         if self._workers:
-            with contextlib.suppress(RuntimeError):  # at the interpreter's end
+            with contextlib.suppress(RuntimeError):  # at the interpreter's end, or where no more threads are allowed
                 for _ in range(count):
                     self._workers.submit(self._help, work)
 
-    def _limit(self, longest: int) -> int:
-        if longest not in self._limits:
-            self._limits[longest] = run_limit(self._session.metadata, longest)
-        return self._limits[longest]
-
     def _help(self, work: _Work) -> None:
         """Take part in some work, with a session of the worker's own: threads that share one wait for each other."""
-        if not hasattr(self._of_worker, "session"):
-            self._of_worker.session = self._session.another()
-        work.drain(self._of_worker.session)
+        try:
+            if work.waiting and not hasattr(self._of_worker, "session"):
+                self._of_worker.session = self._session.another()
+            if work.waiting:
+                work.drain(self._of_worker.session)
+        except BaseException as error:
+            work.fail(error)
 
 
 class _Work:
-    """The chunks of one request still to run, and the arrays their results go into."""
+    """The chunks still to run, and what is to be done with each."""
 
-    def __init__(self, request: Request, chunks: list[Chunk], progress: Optional[Progress]) -> None:
-        self._outputs: list[NDArray[Any]] = []
+    def __init__(self, run: Callable[[Session, Chunk], None], chunks: list[Chunk]) -> None:
+        self.waiting = deque(chunks)
         self._error: Optional[BaseException] = None
-        self._request = request
-        self._waiting = deque(chunks)
+        self._run = run
         self._unfinished = len(chunks)
-        self._progress = progress
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
     def drain(self, session: Session) -> None:
         """Run chunks until none is left; after an error none is."""
-        try:
-            while True:
-                try:
-                    chunk = self._waiting.popleft()
-                except IndexError:
-                    return
-                self._store(chunk, session.run(self._request.cut(chunk.rows, chunk.samples)))
-        except BaseException as error:
-            self._waiting.clear()
-            self._error = self._error or error
-            self._ended.set()
+        while True:
+            try:
+                chunk = self.waiting.popleft()
+            except IndexError:
+                return
+            self._run(session, chunk)
+            with self._lock:
+                self._unfinished -= 1
+                if not self._unfinished:
+                    self._ended.set()
 
-    def result(self) -> list[NDArray[Any]]:
-        """Wait until the last chunk is done, not for a worker that came too late to have one; raise what went wrong."""
+    def stop(self) -> None:
+        """Leave what no one has begun."""
+        self.waiting.clear()
+
+    def fail(self, error: BaseException) -> None:
+        """End the work with a worker's error."""
+        self.stop()
+        self._error = self._error or error
+        self._ended.set()
+
+    def wait(self) -> None:
+        """Until the last chunk is done, not for a worker that came too late to have one; raise what went wrong."""
         self._ended.wait()
         if self._error:
             raise self._error
-        return self._outputs
 
-    def _store(self, chunk: Chunk, parts: list[NDArray[Any]]) -> None:
+
+class _Results:
+    """The arrays that the results of one request go into."""
+
+    def __init__(self, request: Request, progress: Optional[Progress]) -> None:
+        self.outputs: list[NDArray[Any]] = []
+        self._request = request
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def run(self, session: Session, chunk: Chunk) -> None:
+        """Run one chunk of the request."""
+        parts = session.run(self._request.cut(chunk.rows, chunk.samples))
         with self._lock:
-            if not self._outputs:
-                self._outputs = [self._empty_like(part) for part in parts]
-        for output, part in zip(self._outputs, parts):
+            if not self.outputs:
+                self.outputs = [self._empty_like(part) for part in parts]
+        for output, part in zip(self.outputs, parts):
             output[chunk.samples, chunk.rows] = part  # [T, B, ...]
         with self._lock:
             if self._progress:
                 self._progress(_size(chunk.samples) * _size(chunk.rows))
-            self._unfinished -= 1
-            if not self._unfinished:
-                self._ended.set()
 
     def _empty_like(self, part: NDArray[Any]) -> NDArray[Any]:
-        return np.empty((self._request.samples, self._request.batch, *part.shape[2:]), part.dtype)
+        shape = (self._request.samples, self._request.batch, *part.shape[2:])
+        try:
+            return np.empty(shape, part.dtype)
+        except (MemoryError, ValueError):  # numpy's word for a size beyond its integers
+            raise TooLarge(
+                f"there is no memory for {part.dtype} {list(shape)}; give fewer samples or rows at a time, or ask "
+                "predict(quantiles=(0.05, 0.95)) for these alone"
+            ) from None
 
 
 def available_threads() -> int:
@@ -184,13 +304,30 @@ def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> 
 
 
 def run_limit(metadata: Metadata, longest: int) -> int:
-    """How many samples x rows one run may have to stay within about `RUN_BYTES`, where dynamic axes are `longest`."""
+    """How many samples x rows one run may have, where dynamic axes are `longest`.
 
+    It stays within about `RUN_BYTES`, and within `RUN_SECONDS` as far as the file says what a sample costs.
+    """
+    most = MAX_RUN
+    if metadata.cost and metadata.cost.sample * most > RUN_SECONDS:
+        most = int(RUN_SECONDS / metadata.cost.sample)
+    return max(1, min(most, RUN_BYTES // sample_bytes(metadata, longest)))
+
+
+def sample_bytes(metadata: Metadata, longest: int) -> int:
+    """About what one sample of one row takes while it runs, where dynamic axes are `longest`.
+
+    Activations inside the model are not in it: an artifact does not tell how large they are.
+    """
     numbers = sum(elements(draw.shape, longest) for draw in metadata.draws)
     arrays = [t.shape[1:] for t in metadata.inputs] + [t.shape[2:] for t in metadata.outputs]
     of_arrays = sum(elements(shape, longest) for shape in arrays)
-    a_sample = BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * of_arrays
-    return max(1, min(MAX_RUN, RUN_BYTES // max(1, a_sample)))
+    return max(1, BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * of_arrays)
+
+
+def result_bytes(metadata: Metadata, longest: int) -> int:
+    """What one sample of one row takes in the results, where dynamic axes are `longest`."""
+    return sum(elements(tensor.shape[2:], longest) * np.dtype(tensor.dtype).itemsize for tensor in metadata.outputs)
 
 
 def _multiple(count: int, of: int) -> int:

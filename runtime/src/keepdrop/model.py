@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Sequence
 from typing import Any, Optional, Union
 
@@ -12,32 +12,46 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import adaptive, stopping
 from .artifact import Head, Metadata
-from .engine import MAX_BLOCK, Engine, Progress, available_threads
-from .errors import InputError
+from .engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, available_threads
+from .errors import ArtifactError, InputError
 from .heads import Heads, resolved
+from .memory import Budget, parsed
 from .moments import Tally
 from .prediction import Prediction, checked_quantiles, joined, paired, summarise
 from .request import Request, check, integer
-from .session import Session
+from .session import Session, Source
 
 # What `until` and `deadline` end with where nothing is said.
 MAX_SAMPLES = 10_000
 
 
-def load(path: Union[str, os.PathLike[str]], threads: Optional[int] = None) -> Model:
-    """Open an artifact, to run on at most `threads` threads (default: every CPU this process may use).
+def load(path: Source, threads: Optional[int] = None, memory: Optional[Union[int, str]] = None) -> Model:
+    """Open an artifact.
 
-    Each thread beyond the first opens the file once more when it is first needed: memory for the weights grows with it.
+    Parameters
+    ----------
+    path
+        The file's path, or a file open for reading bytes: ``io.BytesIO(content)`` for what is in memory.
+    threads
+        The most threads that a call runs on (default: every CPU this process may use). Each beyond the first opens
+        the file once more when it is first needed: memory for the weights grows with it.
+    memory
+        The most bytes that the arrays of a call may take, also as text such as ``"500MB"`` (default: half of what
+        the device has free at the call). A call is cut to stay within it, or refused before it starts.
 
     Raises
     ------
+    ArtifactMissing
+        There is no such file.
     ArtifactError
-        The file is missing, is not an artifact, or bears an unknown contract version.
+        It is not an artifact, is damaged or contradicts itself, or bears an unknown contract version.
     InputError
-        `threads` is not an integer of 1 or more.
+        `threads` is not an integer of 1 or more, or `memory` no size.
     """
     count = available_threads() if threads is None else integer("threads", threads, least=1)
-    return Model(Session(path), count)
+    budget = Budget(None if memory is None else parsed(memory))
+    session = Session(path)
+    return Model(session, count, budget)
 
 
 class Model:
@@ -46,10 +60,16 @@ class Model:
     The calling thread works too: `threads` is the most that one call keeps busy.
     """
 
-    def __init__(self, session: Session, threads: int) -> None:
+    def __init__(self, session: Session, threads: int, budget: Optional[Budget] = None) -> None:
         self._session = session
-        self._engine = Engine(session, threads)
+        self._threads = threads
+        self._budget = budget or Budget()
+        self._engine = Engine(session, threads, self._budget)
         self._heads = resolved(session.metadata.outputs, session.metadata.heads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its source, which is opened again where it is unpickled, and has to be the same there."""
+        return _unpickled, (*self._session.source, self._threads, self._budget.memory)
 
     @property
     def metadata(self) -> Metadata:
@@ -86,8 +106,10 @@ class Model:
         ------
         InputError
             An argument does not fit the artifact.
+        TooLarge
+            What would be held at once does not fit in the memory budget; the text has the arithmetic.
         """
-        request = check(self.metadata, x, samples=samples, seed=seed, rows=rows, first_sample=first_sample)
+        request = self._checked(x, samples=samples, seed=seed, rows=rows, first_sample=first_sample)
         return self._by_output(self._engine.run(request))
 
     def predict(
@@ -139,13 +161,19 @@ class Model:
         ------
         InputError
             An argument does not fit the artifact, or another argument.
+        TooLarge
+            What would be held at once does not fit in the memory budget; the text has the arithmetic.
         """
         began = adaptive.clock()
         adapts = until is not None or deadline is not None
         most = _most_samples(samples, max_samples, adapts)
-        request = check(self.metadata, x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
+        request = self._checked(x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
         of_outputs = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
+        if numbers is None:
+            self._engine.demand(request, BYTES_SUMMARISED)
+        else:
+            self._engine.demand_summaries(request, 2 + numbers.size)
         if adapts:
             ends = None if deadline is None else began + _seconds(deadline)
             found = adaptive.predict(self._engine, request, of_outputs, until, ends, numbers, progress)
@@ -154,13 +182,18 @@ class Model:
             found = [summarise(draws, head=head) for draws, head in zip(outputs, of_outputs)]
         else:
             summary = self._quantiles if numbers.size else self._moments
-            blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(MAX_BLOCK)]
+            size = self._engine.block(request, MAX_BLOCK)
+            blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(size)]
             found = [joined(parts) for parts in zip(*blocks)]
         return self._by_output(paired(found))
+
+    def _checked(self, x: Any, **arguments: Any) -> Request:
+        return check(self.metadata, x, budget=self._budget, **arguments)
 
     def _quantiles(
         self, request: Request, heads: Sequence[Head], numbers: Any, progress: Optional[Progress]
     ) -> list[Prediction]:
+        self._engine.demand(request, BYTES_SUMMARISED)
         outputs = self._engine.run(request, progress)
         return [summarise(draws, numbers, head=head) for draws, head in zip(outputs, heads)]
 
@@ -169,7 +202,7 @@ class Model:
     ) -> list[Prediction]:
         """Without quantiles, blocks of samples add up: none of them need be held with another."""
         tallies: list[Tally] = []
-        for block in request.sample_blocks(MAX_BLOCK):
+        for block in request.sample_blocks(self._engine.block(request, MAX_BLOCK)):
             outputs = self._engine.run(block, progress)
             found = [Tally.of(draws, head.kind) for draws, head in zip(outputs, heads)]
             tallies = [a.plus(b) for a, b in zip(tallies, found)] if tallies else found
@@ -200,3 +233,10 @@ def _seconds(deadline: Any) -> float:
     if isinstance(deadline, (int, float, np.number)) and math.isfinite(deadline) and deadline > 0:
         return float(deadline)
     raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")
+
+
+def _unpickled(source: Any, checksum: int, threads: int, memory: Optional[int]) -> Model:
+    session = Session(io.BytesIO(source) if isinstance(source, bytes) else source)
+    if session.checksum != checksum:
+        raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")
+    return Model(session, threads, Budget(memory))

@@ -15,11 +15,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .artifact import Metadata, Tensor
-from .errors import InputError
+from .errors import InputError, TooLarge
+from .memory import Budget
 
 INT64 = np.iinfo(np.int64)
 # Sample numbers from here on are held against the size of the draws.
 FAR = 2**31
+# Inputs are looked through for NaN in pieces of this many numbers.
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,14 @@ class Request:
 
 
 def check(
-    metadata: Metadata, x: Any, *, samples: Optional[int], seed: int, rows: Optional[ArrayLike], first_sample: int
+    metadata: Metadata,
+    x: Any,
+    *,
+    samples: Optional[int],
+    seed: int,
+    rows: Optional[ArrayLike],
+    first_sample: int,
+    budget: Optional[Budget] = None,
 ) -> Request:
     """The request for these arguments.
 
@@ -78,10 +88,17 @@ def check(
     ------
     InputError
         An argument does not fit the artifact; the text says what was given, what was expected and what to do.
+    TooLarge
+        The inputs have to be copied as another dtype, and the copies do not fit in `budget`.
     """
-    arrays = _by_name(metadata.inputs, x)
-    inputs = {tensor.name: _fitted(tensor, arrays[tensor.name]) for tensor in metadata.inputs}
     samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
+    given = _by_name(metadata.inputs, x)
+    arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
+    for tensor in metadata.inputs:
+        _check_shape(tensor, arrays[tensor.name])
+    if budget:
+        _demand_copies(metadata.inputs, arrays, budget)
+    inputs = {tensor.name: _values(tensor, arrays[tensor.name]) for tensor in metadata.inputs}
     request = Request(
         inputs=inputs,
         rows=_row_ids(rows, _batch(inputs)),
@@ -92,6 +109,7 @@ def check(
     if request.first_sample + samples > FAR:
         # The graph counts a draw's numbers in int64.
         most = int(INT64.max) // max((elements(draw.shape, request.longest) for draw in metadata.draws), default=1)
+        integer("samples", samples, most=most)
         integer("first_sample", first_sample, most=most - samples)
     return request
 
@@ -106,13 +124,20 @@ def integer(name: str, value: Any, least: int = int(INT64.min), most: int = int(
     try:
         number = operator.index(value)
     except TypeError:
-        raise InputError(f"{name} is {value!r}; expected an integer") from None
+        raise InputError(f"{name} is {_shown(value)}; expected an integer") from None
+    # A number of thousands of digits has no decimal text (sys.set_int_max_str_digits).
+    shown = number if abs(number) < 2**256 else "an integer of more than 256 bits"
     if number < least:
         bound = "the least int64" if least == INT64.min else str(least)
-        raise InputError(f"{name} is {number}; give {bound} or more")
+        raise InputError(f"{name} is {shown}; give {bound} or more")
     if number > most:
-        raise InputError(f"{name} is {number}; give {most} or less (it has to fit int64)")
+        raise InputError(f"{name} is {shown}; give {most} or less (it has to fit int64)")
     return number
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _by_name(tensors: tuple[Tensor, ...], x: Any) -> Mapping[str, Any]:
@@ -130,17 +155,63 @@ def _by_name(tensors: tuple[Tensor, ...], x: Any) -> Mapping[str, Any]:
     return x
 
 
-def _fitted(tensor: Tensor, value: Any) -> NDArray[Any]:
+def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
+    """`value` as an array of numbers of some kind, not copied where it is one."""
+    masked = np.count_nonzero(value.mask) if isinstance(value, np.ma.MaskedArray) else 0
+    if masked:
+        raise InputError(
+            f"input {tensor.name!r} has {masked} masked elements, and a model takes every element; "
+            "fill them, as x.filled(0) does, or drop those rows"
+        )
     try:
         array = np.asarray(value)
-    except ValueError as error:  # a ragged list
+    except MemoryError:
+        raise TooLarge(f"input {tensor.name!r} does not fit in memory as an array; give fewer rows at a time") from None
+    except Exception as error:  # a ragged list, or whatever another library's __array__ raises
+        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"input {tensor.name!r} is not an array ({error}); give one array of {_form(tensor)}"
-        ) from error
-    _check_shape(tensor, array)
+            f"input {tensor.name!r} is not an array ({reason}); give one array of {_form(tensor)}"
+        ) from None
+    if array.dtype.kind not in "biuf":
+        found = f"a {type(value).__name__}" if array.dtype.kind == "O" and array.ndim == 0 else array.dtype
+        raise InputError(
+            f"input {tensor.name!r} holds {found} that does not go into {tensor.dtype} unchanged; give numbers: "
+            f"{_form(tensor)}"
+        )
+    return array
+
+
+def _demand_copies(tensors: tuple[Tensor, ...], arrays: Mapping[str, NDArray[Any]], budget: Budget) -> None:
+    size, parts = 0, []
+    for tensor in tensors:
+        array, dtype = arrays[tensor.name], np.dtype(tensor.dtype)
+        if array.dtype != dtype or not array.flags.c_contiguous:
+            size += array.size * dtype.itemsize
+            parts.append(f"{tensor.name} {list(array.shape)} as {dtype}")
+    if not budget.fits(size):
+        raise budget.refusal(
+            size,
+            f"copies of the inputs, {', '.join(parts)},",
+            "give fewer rows at a time, or the dtype that the model has",
+        )
+
+
+def _values(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
+    """`array`, whose shape fits, as the graph takes it."""
     fitted = np.ascontiguousarray(_cast(tensor, array))
-    if fitted.dtype.kind == "f" and not np.isfinite(fitted).all():
-        row = int(np.argwhere(~np.isfinite(fitted))[0, 0])
+    if fitted.dtype.kind != "f":
+        return fitted
+    step = max(1, PIECE // max(1, fitted[:1].size))
+    for start in range(0, len(fitted), step):
+        finite = np.isfinite(fitted[start : start + step])
+        if finite.all():
+            continue
+        row = start + int(np.argwhere(~finite)[0, 0])
+        if np.isfinite(array[row]).all():
+            raise InputError(
+                f"input {tensor.name!r} holds numbers too large for {fitted.dtype}, first in row {row}; scale it as "
+                "the model was trained"
+            )
         raise InputError(
             f"input {tensor.name!r} holds NaN or infinity, first in row {row}; fill or drop such rows: "
             "onnxruntime's recurrent operators turn them into numbers like any others"
@@ -152,11 +223,13 @@ def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
     fits = array.ndim == len(tensor.shape) and all(
         want is None or want == have for want, have in zip(tensor.shape, array.shape)
     )
-    if fits:
+    if fits and 0 not in array.shape[1:]:
         return
     cure = "reshape it"
     if array.ndim == len(tensor.shape) - 1:
         cure = "one example needs a batch axis too: x[np.newaxis]"
+    elif fits:
+        cure = "give at least one step of every axis"
     raise InputError(f"input {tensor.name!r} has shape {list(array.shape)}; expected {_form(tensor)}; {cure}")
 
 
@@ -164,11 +237,10 @@ def _cast(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
     want = np.dtype(tensor.dtype)
     if array.dtype == want:
         return array
-    if array.dtype.kind in "biuf":
-        with np.errstate(invalid="ignore"):  # NaN to an integer: the comparison below refuses it
-            cast = array.astype(want)
-        if want.kind == "f" or np.array_equal(cast, array):
-            return cast
+    with np.errstate(invalid="ignore", over="ignore"):  # what becomes of NaN and of large numbers is looked at
+        cast = array.astype(want)
+    if want.kind == "f" or np.array_equal(cast, array):
+        return cast
     cure = "give whole numbers in its range" if want.kind in "iu" else f"convert it to {want}"
     raise InputError(f"input {tensor.name!r} holds {array.dtype} that does not go into {want} unchanged; {cure}")
 
@@ -193,8 +265,9 @@ def _row_ids(rows: Optional[ArrayLike], batch: int) -> NDArray[np.int64]:
         return np.arange(batch, dtype=np.int64)
     try:
         ids = np.asarray(rows)
-    except ValueError as error:
-        raise InputError(f"rows is not an array ({error}); give {batch} integers, one a row") from error
+    except Exception as error:  # a ragged list, or whatever another library's __array__ raises
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"rows is not an array ({reason}); give {batch} integers, one a row") from None
     if ids.shape != (batch,):
         raise InputError(f"rows has shape {list(ids.shape)}; expected [{batch}], one integer a row of the input")
     if ids.dtype.kind not in "iu" or ids.dtype == np.uint64 and ids.max() > INT64.max:

@@ -2,56 +2,84 @@
 
 from __future__ import annotations
 
+import copy
 import os
-from typing import Any, Union
+import re
+import stat
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, Optional, Union
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .artifact import FIRST_SAMPLE, METADATA_KEY, NUM_SAMPLES, RESERVED_NAMES, ROWS, SEED, Metadata
-from .errors import ArtifactError, InputError
+from .artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Tensor
+from .artifact_check import checked
+from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
+from .onnx_file import read
 from .request import Request
 
-ERROR = 3
 ONNXRUNTIME_VERSION: str = onnxruntime.__version__
+# onnxruntime's own lines on stderr: none, what it has to say is told in an error of ours.
+FATAL = 4
+# Protocol Buffers, and with them ONNX files, end here.
+MOST_BYTES = 2**31 - 1
+
+Source = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", BinaryIO]
 
 
 class Session:
     """An open artifact; `run` may be called from several threads at once.
 
+    `source` is a path, or a file open for reading bytes (``io.BytesIO(content)`` for what is in memory).
+
     Raises
     ------
+    ArtifactMissing
+        There is no such file.
     ArtifactError
-        The file is missing, is not ONNX, or is not an artifact of this contract version; the text names the file.
+        It is not ONNX, is damaged or contradicts itself, or is not an artifact of this contract version; the text
+        names the file.
+    InputError
+        `source` is neither a path nor a file.
     """
 
-    def __init__(self, path: Union[str, os.PathLike[str]]) -> None:
-        self.path = os.fsdecode(path)
-        self._stamp = _stamp(self.path)
-        self._session = _open(self.path)
-        self.metadata = _metadata(self.path, self._session)
-        self._output_names = [tensor.name for tensor in self.metadata.outputs]
-        _check_names(self.path, self._session, self.metadata)
+    def __init__(self, source: Source) -> None:
+        self.path, self._content = _named(source)
+        self._stamp = self._stamped()
+        content = _read(self.path) if self._content is None else self._content
+        self.checksum = zlib.crc32(content)
+        try:
+            self.metadata = checked(read(content))
+        except ArtifactError as error:
+            raise ArtifactError(f"{self.path}: {error}") from None
+        del content  # before onnxruntime takes as much
+        self._open()
+
+    @property
+    def source(self) -> tuple[Union[str, bytes], int]:
+        """What opens it again, a path or the content, and the checksum by which it is known to be the same."""
+        return (os.path.abspath(self.path) if self._content is None else self._content), self.checksum
 
     def another(self) -> Session:
         """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""
+        other = copy.copy(self)
         try:
-            session = Session(self.path)
-            unchanged = session._stamp == self._stamp == _stamp(self.path)
+            other._open()
         except ArtifactError:
             return self
-        return session if unchanged else self
+        return other
 
     def run(self, request: Request) -> list[NDArray[Any]]:
         """One run of the graph in the calling thread: each output as [samples, batch, ...].
 
         Raises
         ------
-        InputError
-            onnxruntime failed on these inputs, as it does on ids an Embedding does not have.
+        InputError, TooLarge
+            As `call`; ids that an Embedding does not have are such inputs.
         ArtifactError
-            An output does not start with samples and batch.
+            An output is not what the metadata say.
         """
         feeds = {
             **request.inputs,
@@ -60,32 +88,115 @@ class Session:
             NUM_SAMPLES: np.array(request.samples, np.int64),
             FIRST_SAMPLE: np.array(request.first_sample, np.int64),
         }
-        try:
-            outputs: list[NDArray[Any]] = self._session.run(self._output_names, feeds)
-        except Exception as error:  # onnxruntime's exceptions have no root of their own
-            raise InputError(f"{self.path} failed on these inputs; check their values. onnxruntime: {error}") from error
-        for name, output in zip(self._output_names, outputs):
-            if output.shape[:2] != (request.samples, request.batch):
-                raise ArtifactError(
-                    f"{self.path} gave output {name!r} as {list(output.shape)} for {request.samples} samples of "
-                    f"{request.batch} rows; it is not what an export writes: export the model again"
-                )
+        outputs = self.call(self._output_names, feeds)
+        for tensor, output in zip(self.metadata.outputs, outputs):
+            self._check_output(tensor, output, request)
         return outputs
+
+    def call(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs of these names, from inputs by name, which are fed as they are.
+
+        Raises
+        ------
+        InputError
+            onnxruntime failed on these inputs.
+        TooLarge
+            There was not the memory to run.
+        """
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(names, feeds)
+        except Exception as error:  # onnxruntime's exceptions have no root of their own
+            raise self._failure(feeds, str(error)) from None
+        return outputs
+
+    def _stamped(self) -> Optional[tuple[int, int, int]]:
+        return _stamp(self.path) if self._content is None else None
+
+    def _open(self) -> None:
+        """Have onnxruntime open what was read and checked."""
+        self._session = _open(self.path, self._content)
+        self._output_names = [tensor.name for tensor in self.metadata.outputs]
+        if self._stamped() != self._stamp:
+            raise ArtifactError(f"{self.path} was replaced while it was being opened; load it again")
+
+    def _check_output(self, tensor: Tensor, output: NDArray[Any], request: Request) -> None:
+        expected = (request.samples, request.batch, *tensor.shape[2:])
+        fits = output.ndim == len(expected) and all(n in (size, None) for size, n in zip(output.shape, expected))
+        if not fits or output.dtype != tensor.dtype:
+            raise ArtifactError(
+                f"{self.path} gave output {tensor.name!r} as {output.dtype} {list(output.shape)} for {request.samples} "
+                f"samples of {request.batch} rows; it is not what an export writes: export the model again"
+            )
+
+    def _failure(self, feeds: Mapping[str, NDArray[Any]], text: str) -> KeepdropError:
+        """What to tell of an exception of onnxruntime's in a run."""
+        given = {tensor.name: feeds[tensor.name] for tensor in self.metadata.inputs}
+        outside = re.search(r"idx=(-?\d+) must be within the inclusive range \[-?\d+,(\d+)\]", text)
+        names = [name for name, array in given.items() if array.dtype.kind in "iu"]
+        if outside and names:
+            return InputError(
+                f"{self.path} looks the number {outside[1]} up in a table of {int(outside[2]) + 1} entries; give ids "
+                f"from 0 to {outside[2]} in {names}"
+            )
+        forms = ", ".join(f"{name} {array.dtype} {list(array.shape)}" for name, array in given.items())
+        if re.search(r"alloc|out of memory|SafeInt|overflow", text, re.IGNORECASE):
+            return TooLarge(
+                f"{self.path} did not get the memory to run {feeds[NUM_SAMPLES]} samples of {forms}; give fewer rows "
+                "or shorter ones, or keepdrop.load(..., threads=1)"
+            )
+        return InputError(
+            f"{self.path} failed on inputs {forms} ({_reason(text)}); check their values, and whether the model takes "
+            "that length"
+        )
+
+
+def _named(source: Source) -> tuple[str, Optional[bytes]]:
+    """The name of a source, and its content where that is not to be read from a file of this name."""
+    if hasattr(source, "read"):
+        content = source.read()
+        if not isinstance(content, bytes):
+            raise InputError(f"the file to load gives {type(content).__name__}; open it for reading bytes ('rb')")
+        return str(getattr(source, "name", "the file in memory")), content
+    try:
+        path = os.fsdecode(source)
+    except TypeError:
+        raise InputError(
+            f"a {type(source).__name__} cannot be loaded; give a path, or a file open for reading bytes (io.BytesIO "
+            "for what is in memory)"
+        ) from None
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # a name that is not UTF-8, which onnxruntime does not take
+        _stamp(path)
+        return ascii(path), _read(path)
+    return path, None
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
-    if os.path.isdir(path):
-        raise ArtifactError(f"{path} is a directory; give the .onnx file that `keepdrop export` wrote")
+    cure = "give the .onnx file that `keepdrop export` wrote"
     try:
         status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
+        raise ArtifactMissing(f"{path} does not exist; {cure}") from None
     except OSError as error:
-        raise ArtifactError(
-            f"{path} does not exist ({error.strerror}); give the .onnx file that `keepdrop export` wrote"
-        ) from error
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); {cure}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = "is a directory" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
+        raise ArtifactError(f"{path} {kind}; {cure}")
+    if status.st_size > MOST_BYTES:
+        raise ArtifactError(f"{path} has {status.st_size} bytes, and an ONNX file at most {MOST_BYTES}; {cure}")
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _open(path: str) -> Any:
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+
+
+def _open(path: str, content: Optional[bytes]) -> Any:
     options = onnxruntime.SessionOptions()
     # The engine's workers are the parallelism: threads of onnxruntime's own would compete with them.
     options.intra_op_num_threads = 1
@@ -93,33 +204,24 @@ def _open(path: str) -> Any:
     # An arena keeps what its largest run took; malloc is as fast.
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = ERROR
+    # Not onnxruntime's own format, which a file can be beside being ONNX.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.log_severity_level = FATAL
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path if content is None else content, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's exceptions have no root of their own
         raise ArtifactError(
-            f"{path} does not open as an ONNX file in onnxruntime {onnxruntime.__version__}; "
-            f"give the .onnx file that `keepdrop export` wrote. onnxruntime: {error}"
-        ) from error
+            f"{path} does not open in onnxruntime {onnxruntime.__version__} ({_reason(str(error))}); "
+            "give the .onnx file that `keepdrop export` wrote"
+        ) from None
 
 
-def _metadata(path: str, session: Any) -> Metadata:
-    properties = session.get_modelmeta().custom_metadata_map
-    if METADATA_KEY not in properties:
-        raise ArtifactError(
-            f"{path} is an ONNX file without {METADATA_KEY!r} metadata; "
-            "export the Keras model with `keepdrop export`: other converters drop the randomness"
-        )
-    try:
-        return Metadata.from_json(properties[METADATA_KEY])
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
-
-
-def _check_names(path: str, session: Any, metadata: Metadata) -> None:
-    taken = {node.name for node in [*session.get_inputs(), *session.get_overridable_initializers()]}
-    given = {node.name for node in session.get_outputs()}
-    missing = [name for name in [*(tensor.name for tensor in metadata.inputs), *RESERVED_NAMES] if name not in taken]
-    missing += [tensor.name for tensor in metadata.outputs if tensor.name not in given]
-    if missing:
-        raise ArtifactError(f"{path}: the graph lacks {missing} that its metadata tells of; export the model again")
+def _reason(text: str) -> str:
+    """What onnxruntime says, without its status codes, source files and line breaks."""
+    nodes = re.findall(r"while running (\w+) node\. Name:'([^']*)'", text)
+    text = re.sub(r"^.*Status Message: |^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", " ".join(text.split()))
+    text = re.sub(r"\S*/\S+\.(cc|h):\d+ (.*\) )?", "", text)
+    operator = f"{nodes[-1][0]} {nodes[-1][1]!r}: " if nodes else ""
+    return operator + (text if len(text) <= 160 else f"{text[:157]}...")
