@@ -17,7 +17,8 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import VerifyError, philox
+from keepdrop import onnx_file
+from keepdrop_exporter import VerifyError, convert, philox
 
 from . import models, reference
 
@@ -144,11 +145,15 @@ def _own_noise(graph: onnx.GraphProto) -> None:
     ],
     ids=["seed ignored", "first_sample ignored", "numbers of its own"],
 )
-def test_verify_notices_an_edited_graph(exported: Any, tmp_path: Path, edit: Any, fault: str) -> None:
+def test_verify_notices_an_edited_graph(
+    exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Any, fault: str
+) -> None:
+    # The runtime refuses such operators; this shows what verify would find where it did not.
+    monkeypatch.setattr(onnx_file, "_UNSEEDED", frozenset())
     artifact = exported(NAME)
     proto = onnx.load(artifact.path)
     edit(proto.graph)
-    onnx.save(proto, tmp_path / "edited.onnx")
+    onnx.save(convert.with_metadata(proto, artifact.model.metadata), tmp_path / "edited.onnx")
     with pytest.raises(VerifyError, match=fault):
         keepdrop_exporter.verify(artifact.keras_model, tmp_path / "edited.onnx", seed=0)
     keepdrop_exporter.verify(artifact.keras_model, artifact.path, seed=0)
@@ -179,9 +184,7 @@ def test_verify_notices_dropout_that_is_switched_off(
     off.set_weights(artifact.keras_model.get_weights())
     monkeypatch.setattr(export_stages, "verify_plan", lambda *args, **kwargs: None)
     keepdrop_exporter.export(off, tmp_path / "off.onnx")
-    proto = onnx.load(tmp_path / "off.onnx")
-    del proto.metadata_props[:]
-    proto.metadata_props.extend(onnx.load(artifact.path).metadata_props)
+    proto = convert.with_metadata(onnx.load(tmp_path / "off.onnx"), artifact.model.metadata)
     onnx.save(proto, tmp_path / "off.onnx")
     drawn = keepdrop.load(tmp_path / "off.onnx").sample(artifact.inputs[0], samples=5)
     np.testing.assert_allclose(drawn[0], artifact.keras_model(artifact.inputs[0]), atol=1e-6)

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 import keepdrop
+from keepdrop import onnx_file
 from keepdrop_exporter import Report
 from keepdrop_exporter.plan import make_plan
 
@@ -100,8 +101,9 @@ def _defaults(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_file: Any) -> None:
-    (entry,) = onnx.load(forecaster.path).metadata_props
-    assert entry.key == "keepdrop"
+    entry, checksum = onnx.load(forecaster.path).metadata_props
+    assert (entry.key, checksum.key) == ("keepdrop", "keepdrop.crc32")
+    assert checksum.value == onnx_file.checksum(forecaster.path.read_bytes())
     fields = json.loads(entry.value)
     assert (
         fields.pop("source_sha256") == forecaster.metadata.source_sha256
