@@ -8,7 +8,7 @@ low, high = model.predict(x).interval(0.9)  # [batch, ...] each
 p = model.predict(x, until=keepdrop.standard_error(0.01))  # as many samples as that needs
 """
 
-from .errors import ArtifactError, InputError, KeepdropError
+from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
 from .prediction import Prediction
 from .stopping import decided, standard_error
@@ -17,10 +17,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArtifactError",
+    "ArtifactMissing",
     "InputError",
     "KeepdropError",
     "Model",
     "Prediction",
+    "TooLarge",
     "__version__",
     "decided",
     "load",

@@ -7,6 +7,7 @@ alone, so that it gives the same bits on every day; what the device has free onl
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import re
@@ -53,16 +54,14 @@ def parsed(memory: Union[int, str]) -> int:
     InputError
         It is neither, or less than one byte.
     """
-    size = 0.0
+    size: float = 0
     if isinstance(memory, str):
         match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]i?)?b?\s*", memory, re.IGNORECASE | re.ASCII)
         if match:
             size = float(match[1]) * _UNITS[(match[2] or "").lower()]
-    else:
-        try:
+    elif not isinstance(memory, bool):
+        with contextlib.suppress(TypeError):
             size = operator.index(memory)
-        except TypeError:
-            size = 0
     if size < 1:
         raise InputError(f'memory is {memory!r}; give a number of bytes, or a text such as "500MB" or "2GiB"')
     return int(size)

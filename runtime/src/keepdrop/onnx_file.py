@@ -11,6 +11,8 @@ change.
 
 from __future__ import annotations
 
+import math
+import re
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
@@ -40,12 +42,15 @@ _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (
     (_tag(6), _tag(11)),
     (_tag(22), _tag(23)),
 )
-_TENSOR_NAME, _TENSOR_EXTERNAL = _tag(8), (_tag(13), _tag(14, _VARINT))
+_TENSOR_NAME, _TENSOR_DTYPE, _TENSOR_RAW = _tag(8), _tag(2, _VARINT), _tag(9)
+_TENSOR_SIZE, _TENSOR_SIZES = _tag(1, _VARINT), _tag(1)
+# What a tensor's numbers are packed in where they are not raw: float_data, double_data; and int32, int64, uint64_data.
+_TENSOR_FIXED, _TENSOR_VARINTS = {_tag(4): 4, _tag(10): 8}, (_tag(5), _tag(7), _tag(11))
+_TENSOR_EXTERNAL = (_tag(13), _tag(14, _VARINT))
 _VALUE_NAME, _VALUE_TYPE = _tag(1), _tag(2)
 _TYPE_TENSOR, _TENSOR_TYPE_DTYPE, _TENSOR_TYPE_SHAPE = _tag(1), _tag(1, _VARINT), _tag(2)
 _SHAPE_AXIS, _AXIS_SIZE = _tag(1), _tag(1, _VARINT)
 
-_STANDARD_DOMAINS = (b"", b"ai.onnx")
 _UNSEEDED = frozenset(name.encode() for name in UNSEEDED_OPERATORS)
 # TensorProto.DataType
 _DTYPES = {
@@ -62,6 +67,8 @@ _DTYPES = {
     12: "uint32",
     13: "uint64",
 }
+# A bool and the eight-bit integers take one byte.
+_ITEMSIZES = {code: max(8, int(re.sub("[a-z]", "", name) or 8)) // 8 for code, name in _DTYPES.items()}
 
 
 class Declared(NamedTuple):
@@ -112,7 +119,7 @@ def read(data: bytes) -> Contents:
             f"it is damaged: its checksum is {found} and it was written with {expected[:8]!r}; copy it again, or "
             "export the model again (what another tool has rewritten is no longer what was verified)"
         )
-    if [version for domain, version in opsets if domain in _STANDARD_DOMAINS] != [OPSET]:
+    if [version for domain, version in opsets if domain in (b"", b"ai.onnx")] != [OPSET]:
         raise ArtifactError(f"it is not of opset {OPSET}, in which an artifact is written; export the model again")
     inputs, outputs, initializers = _graph(data, *graphs[0], depth=0)
     return Contents(metadata.get(METADATA_KEY), tuple(inputs), tuple(outputs), frozenset(initializers))
@@ -158,7 +165,7 @@ def _check_node(data: bytes, start: int, stop: int, depth: int) -> None:
                 f"it holds the operator {_text(data, at, end)}, whose random numbers no seed reaches; export the model "
                 "again"
             )
-        elif tag == _NODE_DOMAIN and data[at:end] not in _STANDARD_DOMAINS:
+        elif tag == _NODE_DOMAIN and at != end:
             raise ArtifactError(
                 f"it holds an operator of domain {_text(data, at, end)!r}; an artifact has standard ONNX operators "
                 "alone: export the model again"
@@ -176,8 +183,8 @@ def _check_attribute(data: bytes, start: int, stop: int, depth: int) -> None:
 
 
 def _tensor(data: bytes, start: int, stop: int) -> str:
-    """The name of a tensor that is all in this file."""
-    name = ""
+    """The name of a tensor whose numbers are all in this file, as many as its shape has."""
+    name, dtype, shape, size, count = "", 0, [], None, 0
     for tag, at, end in _fields(data, start, stop):
         if tag in _TENSOR_EXTERNAL:
             raise ArtifactError(
@@ -185,6 +192,27 @@ def _tensor(data: bytes, start: int, stop: int) -> str:
             )
         if tag == _TENSOR_NAME:
             name = _text(data, at, end)
+        elif tag == _TENSOR_DTYPE:
+            dtype = _varint(data, at, end)[0]
+        elif tag == _TENSOR_SIZE:
+            shape.append(_varint(data, at, end)[0])
+        elif tag == _TENSOR_SIZES:
+            shape += _varints(data, at, end)
+        elif tag == _TENSOR_RAW:
+            size = end - at
+        elif tag in _TENSOR_FIXED:
+            count += (end - at) // _TENSOR_FIXED[tag]
+        elif tag in _TENSOR_VARINTS:
+            count += len(_varints(data, at, end))
+    if dtype not in _DTYPES:
+        raise ArtifactError(f"its constant {name!r} is of ONNX dtype {dtype}, not of numbers; export the model again")
+    # In Python's integers: in 64 bits, sizes such as [2**62, 4] come to nothing.
+    elements = math.prod(shape)
+    if elements * _ITEMSIZES[dtype] != size if size is not None else elements != count:
+        raise ArtifactError(
+            f"its constant {name!r} has the shape {shape} and {count if size is None else f'{size} bytes'} of numbers; "
+            "export the model again"
+        )
     return name
 
 
@@ -280,6 +308,15 @@ def _varint(data: bytes, position: int, stop: int) -> tuple[int, int]:
             return value, position
         shift += 7
     raise _torn("a number without an end")
+
+
+def _varints(data: bytes, start: int, stop: int) -> list[int]:
+    """Numbers of seven bits a byte, one after the other."""
+    numbers = []
+    while start < stop:
+        number, start = _varint(data, start, stop)
+        numbers.append(number)
+    return numbers
 
 
 def _torn(found: str) -> ArtifactError:

@@ -122,6 +122,8 @@ def elements(shape: tuple[Optional[int], ...], longest: int) -> int:
 def integer(name: str, value: Any, least: int = int(INT64.min), most: int = int(INT64.max)) -> int:
     """`value` as an int from `least` to `most`, otherwise InputError that calls it `name`."""
     try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise InputError(f"{name} is {_shown(value)}; expected an integer") from None
@@ -157,8 +159,7 @@ def _by_name(tensors: tuple[Tensor, ...], x: Any) -> Mapping[str, Any]:
 
 def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
     """`value` as an array of numbers of some kind, not copied where it is one."""
-    masked = np.count_nonzero(value.mask) if isinstance(value, np.ma.MaskedArray) else 0
-    if masked:
+    if masked := _masked(value):
         raise InputError(
             f"input {tensor.name!r} has {masked} masked elements, and a model takes every element; "
             "fill them, as x.filled(0) does, or drop those rows"
@@ -175,10 +176,14 @@ def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         found = f"a {type(value).__name__}" if array.dtype.kind == "O" and array.ndim == 0 else array.dtype
         raise InputError(
-            f"input {tensor.name!r} holds {found} that does not go into {tensor.dtype} unchanged; give numbers: "
-            f"{_form(tensor)}"
+            f"input {tensor.name!r} holds {found} that does not go into {tensor.dtype} unchanged; give numbers, "
+            f'{_form(tensor)}: x.astype("{tensor.dtype}") where they are numbers in another guise'
         )
     return array
+
+
+def _masked(value: Any) -> int:
+    return int(np.count_nonzero(value.mask)) if isinstance(value, np.ma.MaskedArray) else 0
 
 
 def _demand_copies(tensors: tuple[Tensor, ...], arrays: Mapping[str, NDArray[Any]], budget: Budget) -> None:
@@ -270,6 +275,8 @@ def _row_ids(rows: Optional[ArrayLike], batch: int) -> NDArray[np.int64]:
         raise InputError(f"rows is not an array ({reason}); give {batch} integers, one a row") from None
     if ids.shape != (batch,):
         raise InputError(f"rows has shape {list(ids.shape)}; expected [{batch}], one integer a row of the input")
+    if masked := _masked(rows):
+        raise InputError(f"rows has {masked} masked ids; give each row an id of its own")
     if ids.dtype.kind not in "iu" or ids.dtype == np.uint64 and ids.max() > INT64.max:
         raise InputError(f"rows holds {ids.dtype}; expected integers that fit int64")
     return ids.astype(np.int64)

@@ -177,7 +177,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have
-        raise ArtifactMissing(f"{path} does not exist; {cure}") from None
+        raise ArtifactMissing(f"{path if path.isprintable() else ascii(path)} does not exist; {cure}") from None
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}); {cure}") from None
     if not stat.S_ISREG(status.st_mode):
