@@ -6,7 +6,6 @@ Both are untrusted. Everything here is decided before onnxruntime opens the file
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
@@ -22,16 +21,10 @@ from .artifact import (
     Tensor,
 )
 from .errors import ArtifactError
-from .onnx_file import Contents, Declared
+from .onnx_file import NUMBERS, Contents, Declared
 
 # The most numbers that one example, one sample or one draw of it can have: 16 GiB of float32.
 MOST_ELEMENTS = 2**32
-DTYPES = frozenset(
-    f"{kind}{bits}"
-    for kind, sizes in (("int", (8, 16, 32, 64)), ("uint", (8, 16, 32, 64)), ("float", (16, 32, 64)))
-    for bits in sizes
-) | {"bool"}
-
 Axes = tuple[Optional[int], ...]
 
 
@@ -60,7 +53,8 @@ def check_metadata(metadata: Metadata) -> None:
     _check_draws(metadata.draws, metadata.draws_per_row)
     _demand(metadata.default_samples >= 1, "default_samples", metadata.default_samples, "1 or more")
     sha256 = metadata.source_sha256
-    _demand(sha256 is None or re.fullmatch("[0-9a-f]{64}", sha256) is not None, "source_sha256", sha256, "64 digits")
+    is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
+    _demand(is_digest, "source_sha256", sha256, "64 hexadecimal digits")
     if cost := metadata.cost:
         _demand(min(cost.run, cost.sample) >= 0, "cost", cost, "seconds, 0 or more")
     if verified := metadata.verified:
@@ -81,7 +75,7 @@ def _check_tensors(metadata: Metadata) -> None:
     for kind, leading, group in (("input", 1, metadata.inputs), ("output", 2, metadata.outputs)):
         for tensor in group:
             where = f"{kind} {tensor.name!r}"
-            _demand(tensor.dtype in DTYPES, f"the dtype of {where}", tensor.dtype, "a number's")
+            _demand(tensor.dtype in NUMBERS, f"the dtype of {where}", tensor.dtype, "a number's")
             first = tensor.shape[:leading]
             _demand(first == (None,) * leading, f"the shape of {where}", tensor.shape, f"null for {leading} axes")
             _check_sizes(f"the shape of {where}", tensor.shape)

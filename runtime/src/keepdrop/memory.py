@@ -12,7 +12,6 @@ import operator
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Optional, Union
 
 from .errors import InputError, TooLarge
@@ -82,7 +81,7 @@ def available() -> int:
 
 
 def _machine() -> Iterator[int]:
-    match = re.search(r"MemAvailable:\s*(\d+) kB", _read(Path("/proc/meminfo")))
+    match = re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"))
     if match:
         yield int(match[1]) << 10
         return
@@ -92,26 +91,29 @@ def _machine() -> Iterator[int]:
         return
 
 
-def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[int]:
+def _control_groups(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> Iterator[int]:
     """What each group this process is in, and those around it, leave of their limits."""
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        base = root / "memory" if controllers else root
+        base = os.path.join(root, "memory") if controllers else root
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        group = base / path.lstrip("/")
+        parts = [part for part in path.split("/") if part]
         # In a container the path can be the host's, and only the root is there.
-        for folder in [group, *(parent for parent in group.parents if parent == base or base in parent.parents)]:
-            limit, usage = (_read(folder / name).strip() for name in names)
+        for depth in range(len(parts) + 1):
+            folder = os.path.join(base, *parts[:depth])
+            limit, usage = (_read(os.path.join(folder, name)).strip() for name in names)
             if limit.isdigit() and usage.isdigit():
                 # The page cache in it is given back when asked for.
-                cached = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+                statistics = _read(os.path.join(folder, "memory.stat"))
+                cached = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
                 yield int(limit) - int(usage) + (int(cached[1]) if cached else 0)
 
 
-def _read(path: Path) -> str:
+def _read(path: str) -> str:
     try:
-        return path.read_text(encoding="ascii", errors="replace")
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
     except OSError:
         return ""

@@ -235,7 +235,7 @@ def _seconds(deadline: Any) -> float:
     raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")
 
 
-def _unpickled(source: Any, checksum: int, threads: int, memory: Optional[int]) -> Model:
+def _unpickled(source: Any, checksum: str, threads: int, memory: Optional[int]) -> Model:
     session = Session(io.BytesIO(source) if isinstance(source, bytes) else source)
     if session.checksum != checksum:
         raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")

@@ -12,7 +12,6 @@ change.
 from __future__ import annotations
 
 import math
-import re
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple, Optional
@@ -52,23 +51,23 @@ _TYPE_TENSOR, _TENSOR_TYPE_DTYPE, _TENSOR_TYPE_SHAPE = _tag(1), _tag(1, _VARINT)
 _SHAPE_AXIS, _AXIS_SIZE = _tag(1), _tag(1, _VARINT)
 
 _UNSEEDED = frozenset(name.encode() for name in UNSEEDED_OPERATORS)
-# TensorProto.DataType
+# TensorProto.DataType: numpy's name, and the bytes of one number.
 _DTYPES = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
+    1: ("float32", 4),
+    2: ("uint8", 1),
+    3: ("int8", 1),
+    4: ("uint16", 2),
+    5: ("int16", 2),
+    6: ("int32", 4),
+    7: ("int64", 8),
+    9: ("bool", 1),
+    10: ("float16", 2),
+    11: ("float64", 8),
+    12: ("uint32", 4),
+    13: ("uint64", 8),
 }
-# A bool and the eight-bit integers take one byte.
-_ITEMSIZES = {code: max(8, int(re.sub("[a-z]", "", name) or 8)) // 8 for code, name in _DTYPES.items()}
+# The dtypes that an artifact's tensors can have.
+NUMBERS = frozenset(name for name, _ in _DTYPES.values())
 
 
 class Declared(NamedTuple):
@@ -80,12 +79,16 @@ class Declared(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What was read of a file: its `keepdrop` metadata, the graph's inputs and outputs, and its constants' names."""
+    """What was read of a file.
+
+    Its `keepdrop` metadata, the graph's inputs and outputs, its constants' names, and the checksum of all of it.
+    """
 
     metadata: Optional[str]
     inputs: tuple[Declared, ...]
     outputs: tuple[Declared, ...]
     initializers: frozenset[str]
+    checksum: str
 
 
 def read(data: bytes) -> Contents:
@@ -113,16 +116,16 @@ def read(data: bytes) -> Contents:
             raise ArtifactError("it holds training steps or functions, which no export writes; export the model again")
     if len(graphs) != 1:
         raise _torn(f"{len(graphs)} graphs")
-    expected = metadata.get(CHECKSUM_KEY)
-    if expected is not None and (found := checksum(data)) != expected:
+    expected, found = metadata.get(CHECKSUM_KEY), checksum(data)
+    if expected not in (None, found):
         raise ArtifactError(
-            f"it is damaged: its checksum is {found} and it was written with {expected[:8]!r}; copy it again, or "
+            f"it is damaged: its checksum is {found} and it was written with {str(expected)[:8]!r}; copy it again, or "
             "export the model again (what another tool has rewritten is no longer what was verified)"
         )
     if [version for domain, version in opsets if domain in (b"", b"ai.onnx")] != [OPSET]:
         raise ArtifactError(f"it is not of opset {OPSET}, in which an artifact is written; export the model again")
     inputs, outputs, initializers = _graph(data, *graphs[0], depth=0)
-    return Contents(metadata.get(METADATA_KEY), tuple(inputs), tuple(outputs), frozenset(initializers))
+    return Contents(metadata.get(METADATA_KEY), tuple(inputs), tuple(outputs), frozenset(initializers), found)
 
 
 def checksum(data: bytes) -> str:
@@ -208,7 +211,7 @@ def _tensor(data: bytes, start: int, stop: int) -> str:
         raise ArtifactError(f"its constant {name!r} is of ONNX dtype {dtype}, not of numbers; export the model again")
     # In Python's integers: in 64 bits, sizes such as [2**62, 4] come to nothing.
     elements = math.prod(shape)
-    if elements * _ITEMSIZES[dtype] != size if size is not None else elements != count:
+    if elements * _DTYPES[dtype][1] != size if size is not None else elements != count:
         raise ArtifactError(
             f"its constant {name!r} has the shape {shape} and {count if size is None else f'{size} bytes'} of numbers; "
             "export the model again"
@@ -233,7 +236,7 @@ def _tensor_type(data: bytes, start: int, stop: int) -> tuple[str, Optional[tupl
     for tag, at, end in _fields(data, start, stop):
         if tag == _TENSOR_TYPE_DTYPE:
             code = _varint(data, at, end)[0]
-            dtype = _DTYPES.get(code, f"ONNX dtype {code}")
+            dtype = _DTYPES[code][0] if code in _DTYPES else f"ONNX dtype {code}"
         elif tag == _TENSOR_TYPE_SHAPE:
             axes = [axis for axis in _fields(data, at, end) if axis[0] == _SHAPE_AXIS]
             shapes.append(tuple(_size(data, *axis[1:]) for axis in axes))

@@ -183,7 +183,9 @@ def _array(tensor: Tensor, value: Any) -> NDArray[Any]:
 
 
 def _masked(value: Any) -> int:
-    return int(np.count_nonzero(value.mask)) if isinstance(value, np.ma.MaskedArray) else 0
+    # numpy.ma takes 10 ms to import, and who has no such array has not imported it.
+    is_masked = hasattr(value, "mask") and isinstance(value, np.ma.MaskedArray)
+    return int(np.count_nonzero(value.mask)) if is_masked else 0
 
 
 def _demand_copies(tensors: tuple[Tensor, ...], arrays: Mapping[str, NDArray[Any]], budget: Budget) -> None:

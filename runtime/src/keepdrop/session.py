@@ -6,7 +6,6 @@ import copy
 import os
 import re
 import stat
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Optional, Union
 
@@ -49,16 +48,16 @@ class Session:
         self.path, self._content = _named(source)
         self._stamp = self._stamped()
         content = _read(self.path) if self._content is None else self._content
-        self.checksum = zlib.crc32(content)
         try:
-            self.metadata = checked(read(content))
+            contents = read(content)
+            self.metadata, self.checksum = checked(contents), contents.checksum
         except ArtifactError as error:
             raise ArtifactError(f"{self.path}: {error}") from None
         del content  # before onnxruntime takes as much
         self._open()
 
     @property
-    def source(self) -> tuple[Union[str, bytes], int]:
+    def source(self) -> tuple[Union[str, bytes], str]:
         """What opens it again, a path or the content, and the checksum by which it is known to be the same."""
         return (os.path.abspath(self.path) if self._content is None else self._content), self.checksum
 
