@@ -17,6 +17,9 @@ class Table:
         self.runs: list[tuple[int, int]] = []
         self._costs = a_run, a_sample
 
+    def demand(self, request, beside=0):
+        """There is all the memory asked for."""
+
     def run(self, request, progress=None):
         self.runs.append((request.samples, request.batch))
         self.now += self._costs[0] + self._costs[1] * request.samples * request.batch

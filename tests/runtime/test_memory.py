@@ -5,9 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keepdrop
-from keepdrop import engine, memory
+from keepdrop import cli, engine, memory
 from keepdrop.memory import parsed, readable
 
 ROW = np.zeros((1, 3), np.float32)
@@ -136,6 +137,16 @@ def test_memory_that_is_not_there_is_an_error_of_ours(one, x, monkeypatch) -> No
     monkeypatch.setattr(engine.np, "empty", none)
     with pytest.raises(keepdrop.TooLarge, match="there is no memory for float32"):
         model.sample(x, samples=50)
+
+
+def test_the_command_takes_a_budget(one, x, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", x)
+    command = ["predict", str(one), str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.npz"), "--memory"]
+    for size, text in (("100", "the budget is 100 bytes (memory=)"), ("much", "memory is 'much'")):
+        refused = CliRunner().invoke(cli.main, [*command, size])
+        assert refused.exit_code == 1 and text in refused.stderr
+        assert not (tmp_path / "out.npz").exists()
+    assert CliRunner().invoke(cli.main, [*command, "1MB"]).exit_code == 0
 
 
 PEAK = """

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -380,6 +381,15 @@ def test_the_reader_reads_what_onnx_reads() -> None:
                 assert tensor.dtype == dtype.name
                 axes = value.type.tensor_type.shape.dim
                 assert tensor.shape == tuple(a.dim_value if a.HasField("dim_value") else None for a in axes)
+
+
+def test_no_more_memory_is_set_aside_than_the_file_has(one) -> None:
+    tracemalloc.start()
+    try:
+        session._read(str(one))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_is_too_large_is_not_read(one, monkeypatch) -> None:

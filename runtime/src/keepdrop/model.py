@@ -170,17 +170,15 @@ class Model:
         request = self._checked(x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
         of_outputs = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
-        if numbers is None:
-            self._engine.demand(request, BYTES_SUMMARISED)
-        else:
-            self._engine.demand_summaries(request, 2 + numbers.size)
         if adapts:
             ends = None if deadline is None else began + _seconds(deadline)
             found = adaptive.predict(self._engine, request, of_outputs, until, ends, numbers, progress)
         elif numbers is None:
+            self._engine.demand(request, BYTES_SUMMARISED)
             outputs = self._engine.run(request, progress)
             found = [summarise(draws, head=head) for draws, head in zip(outputs, of_outputs)]
         else:
+            self._engine.demand_summaries(request, 2 + numbers.size)
             summary = self._quantiles if numbers.size else self._moments
             size = self._engine.block(request, MAX_BLOCK)
             blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(size)]

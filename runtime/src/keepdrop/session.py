@@ -190,7 +190,8 @@ def _stamp(path: str) -> tuple[int, int, int]:
 def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(MOST_BYTES)
+            # No more than it has, for which so much is set aside at once.
+            return file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES))
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
 

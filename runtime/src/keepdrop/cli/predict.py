@@ -112,6 +112,7 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @click.option("--batch", type=click.IntRange(1), help="Rows of a piece. [default: about two seconds' work]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the answers into a .png, .svg or .pdf file too.")
 @click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
+@click.option("--memory", metavar="SIZE", help="What a piece may take, such as 500MB. [default: half of what is free]")
 @click.option("--json", "as_json", is_flag=True, help="Report in one JSON object.")
 def predict(
     artifact: Path,
@@ -126,6 +127,7 @@ def predict(
     batch: Optional[int],
     plot: Optional[Path],
     threads: Optional[int],
+    memory: Optional[str],
     as_json: bool,
     **asked: Any,
 ) -> None:
@@ -151,7 +153,7 @@ def predict(
         raise InputError("what --deadline-ms gives depends on timing, so no run can go on with it; leave --resume out")
     plots = _plots(plot) if plot else None
     start = time.perf_counter()
-    model = load(artifact, threads=threads)
+    model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
     choice = Choice.of(columns, id_column, window)
     averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
