@@ -18,6 +18,7 @@ import pytest
 import keepdrop
 import keepdrop_exporter
 from keepdrop_exporter import onnx_recurrence, pipeline
+from keepdrop_exporter.activations import keras2_hard_sigmoid
 
 from . import reference
 
@@ -166,12 +167,22 @@ def test_activations(tmp_path: Path) -> None:
         for rate in (0.0, 0.25)
         for name in names
     ]
-    branches += [L.LSTM(UNITS, recurrent_activation="hard_sigmoid", recurrent_dropout=rate) for rate in (0.0, 0.25)]
+    branches += [
+        L.LSTM(UNITS, recurrent_activation=sigmoid, recurrent_dropout=rate)
+        for sigmoid in ("hard_sigmoid", keras2_hard_sigmoid)
+        for rate in (0.0, 0.25)
+    ]
     model = model_of(branches)
     for weight in model.trainable_weights:
         weight.assign(weight / 5)  # so that the unbounded ones stay finite
-    artifact, _ = exported(model, tmp_path)
+    artifact, proto = exported(model, tmp_path)
     compare(model, artifact, some_input())
+    # Fused operators' alphas stand in a list, those in the body of a Scan one by one.
+    bodies = [a.g for node in proto.graph.node for a in node.attribute if node.op_type == "Scan" and a.name == "body"]
+    hard = [node for graph in (proto.graph, *bodies) for node in graph.node if node.op_type == "HardSigmoid"]
+    assert any(a.name == "alpha" and a.f == np.float32(0.2) for node in hard for a in node.attribute)
+    fused = [a.floats for node in proto.graph.node for a in node.attribute if a.name == "activation_alpha"]
+    assert any(np.float32(0.2) in alphas for alphas in fused)
 
 
 def test_what_is_dropped_is_zero_even_where_it_was_not_finite(tmp_path: Path) -> None:

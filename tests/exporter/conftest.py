@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import keepdrop_exporter
-from keepdrop_exporter import Report
+from keepdrop_exporter import LoadError, Report
 
 OLDER = b"an older artifact"
 
@@ -33,6 +33,21 @@ def untouched(target: Path) -> Callable[[], None]:
         assert list(target.parent.iterdir()) == [target]
 
     return untouched
+
+
+@pytest.fixture
+def refuses(target: Path, untouched: Callable[[], None]) -> Callable[..., None]:
+    """Fails unless a file's export is refused in one sentence that names the file and has the phrases."""
+
+    def refuses(path: Path, phrases: list[str], **options: object) -> None:
+        with pytest.raises(LoadError) as caught:
+            keepdrop_exporter.export(path, target, **options)
+        text = str(caught.value)
+        assert text.startswith((f"{path}: ", f"{options.get('weights')}: ")) and "\n" not in text
+        assert [phrase for phrase in phrases if phrase not in text] == []
+        untouched()
+
+    return refuses
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import subprocess
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
 import keepdrop_exporter
-from keepdrop_exporter import LoadError, Report
+from keepdrop_exporter import ConvertError, LoadError, Report, archive, convert
 
 
 class Unregistered(keras.layers.Layer):
@@ -43,15 +49,143 @@ def _no_hdf5(folder: Path) -> Path:
     return folder / "model.h5"
 
 
-def _cut_short(folder: Path) -> Path:
+def _cut_short(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = _save(folder / f"model{suffix}", layers.Dense(3))
+        path.write_bytes(path.read_bytes()[:-2000])
+        return path
+
+    return make
+
+
+def _flipped(folder: Path) -> Path:
     path = _save(folder / "model.keras", layers.Dense(3))
-    path.write_bytes(path.read_bytes()[:-2000])
+    content = bytearray(path.read_bytes())
+    kernel = keras.models.load_model(path).layers[0].kernel.numpy().tobytes()
+    content[content.index(kernel)] ^= 1
+    path.write_bytes(content)
     return path
+
+
+# The least an archive has to hold to be judged further.
+PARTS: dict[str, bytes | str] = {"config.json": b"{}", "metadata.json": b'{"keras_version": "3.8.0"}'}
+
+
+def _archive(*parts: dict[str, bytes | str]) -> Callable[[Path], Path]:
+    """A .keras file of given members; a text is where a symbolic link leads."""
+
+    def make(folder: Path) -> Path:
+        with warnings.catch_warnings(), zipfile.ZipFile(folder / "model.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+            warnings.simplefilter("ignore", UserWarning)  # zipfile's, of a name given twice
+            for name, content in (item for members in parts for item in members.items()):
+                info = zipfile.ZipInfo(name)
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = (0o120777 if isinstance(content, str) else 0o100644) << 16
+                archive.writestr(info, content)
+        return folder / "model.keras"
+
+    return make
 
 
 def _weights_alone(folder: Path) -> Path:
     keras.Sequential([keras.Input((3,)), layers.Dense(3)]).save_weights(folder / "model.weights.h5")
     return folder / "model.weights.h5"
+
+
+def _hdf5(write: Callable[[h5py.File], None]) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with h5py.File(folder / "model.h5", "w") as file:
+            write(file)
+        return folder / "model.h5"
+
+    return make
+
+
+def _keras2_dense(file: h5py.File, units: int = 3) -> None:
+    dense = {"name": "dense", "batch_input_shape": [None, 3], "units": units, "use_bias": False}
+    config = {"class_name": "Sequential", "config": [{"class_name": "Dense", "config": dense}]}
+    file.attrs.update({"keras_version": "2.2.4", "model_config": json.dumps(config)})
+    weights = file.create_group("model_weights")
+    weights.attrs["layer_names"] = [b"dense"]
+    weights.create_group("dense").attrs["weight_names"] = [b"dense/kernel"]
+    weights["dense/dense/kernel"] = np.ones((3, 3), np.float32)
+
+
+def _stripped(name: str) -> Callable[[Path], Path]:
+    def write(file: h5py.File) -> None:
+        _keras2_dense(file)
+        del file[name]
+
+    return _hdf5(write)
+
+
+def _linked(version: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        with h5py.File(folder / "secret.h5", "w") as other:
+            other["numbers"] = np.ones((3, 3), np.float32)
+
+        def write(file: h5py.File) -> None:
+            _keras2_dense(file)
+            file.attrs["keras_version"] = version
+            del file["model_weights/dense/dense/kernel"]
+            file["model_weights/dense/dense/kernel"] = h5py.ExternalLink("secret.h5", "numbers")
+
+        return _hdf5(write)(folder)
+
+    return make
+
+
+def _linked_archive(folder: Path) -> Path:
+    with zipfile.ZipFile(_save(folder / "model.keras", layers.Dense(3, use_bias=False))) as saved:
+        parts: dict[str, bytes | str] = {name: saved.read(name) for name in saved.namelist()}
+    with h5py.File(folder / "w.h5", "w") as file:
+        file["layers/dense/vars/0"] = h5py.ExternalLink("secret.h5", "numbers")
+        file.create_group("layers/dropout/vars")
+    return _archive({**parts, "model.weights.h5": (folder / "w.h5").read_bytes()})(folder)
+
+
+def _unpacking(folder: Path) -> Path:
+    def write(file: h5py.File) -> None:
+        _keras2_dense(file)
+        del file["model_weights/dense/dense/kernel"]
+        file["model_weights/dense/dense"].create_dataset("kernel", (2**12, 2**13), np.float32, chunks=True)
+
+    return _hdf5(write)(folder)
+
+
+def _huge(folder: Path) -> Path:
+    """A file of some kilobytes that says that it holds 3 GB: HDF5 gives room to what is written only."""
+
+    def write(file: h5py.File) -> None:
+        _keras2_dense(file)
+        del file["model_weights/dense/dense/kernel"]
+        file["model_weights/dense/dense"].create_dataset("kernel", (3 * 2**14, 2**14), np.float32)
+
+    return _hdf5(write)(folder)
+
+
+def _text(name: str, content: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_text(content)
+        return folder / name
+
+    return make
+
+
+def _json(folder: Path) -> Path:
+    return _text("model.json", keras.Sequential([keras.Input((3,)), layers.Dense(3)]).to_json())(folder)
+
+
+def _folder(folder: Path, saved: bytes | None = None) -> Path:
+    (folder / "model").mkdir()
+    if saved is not None:
+        (folder / "model" / "saved_model.pb").write_bytes(saved)
+    return folder / "model"
+
+
+def _computation(folder: Path) -> Path:
+    keras.Sequential([keras.Input((3,)), layers.Dense(3)]).export(folder / "model", verbose=False)
+    return folder / "model"
 
 
 def _lambda(suffix: str) -> Callable[[Path], Path]:
@@ -64,37 +198,138 @@ def _unregistered(suffix: str) -> Callable[[Path], Path]:
 
 CASES = {
     "missing": (_missing, ["there is no such file"]),
-    "wrong suffix": (_suffix, [".keras, .h5", "model.save('name.keras')"]),
+    "wrong suffix": (_suffix, [".keras, .h5", "SavedModel", "model.save('name.keras')"]),
     "no zip": (_no_zip, ["it is damaged, or no .keras file", "save the model again"]),
-    "no HDF5": (_no_hdf5, ["Keras cannot load it", "save it again with model.save('name.keras')"]),
-    "cut short": (_cut_short, ["it is damaged, or no .keras file", "save the model again"]),
-    "weights alone": (_weights_alone, ["Keras cannot load it", "save it again with model.save('name.keras')"]),
-    "Lambda in .keras": (_lambda(".keras"), ["Lambda layer", "replace it by a layer of its own class"]),
-    "Lambda in .h5": (_lambda(".h5"), ["Lambda layer", "replace it by a layer of its own class"]),
-    "unregistered in .keras": (_unregistered(".keras"), ["Unregistered", "custom_objects", "pass the object"]),
-    "unregistered in .h5": (_unregistered(".h5"), ["Unregistered", "custom_objects", "pass the object"]),
+    "no HDF5": (_no_hdf5, ["it is damaged, or no HDF5 file", "model.save('name.keras')"]),
+    "cut short": (_cut_short(".keras"), ["it is damaged", "save the model again"]),
+    "HDF5 cut short": (_cut_short(".h5"), ["it is damaged", "again"]),
+    "a bit of a weight": (_flipped, ["it is damaged", "model.weights.h5", "again"]),
+    "another zip": (_archive({"words.txt": b""}), ["it is no .keras file", "config.json"]),
+    "a configuration that is no JSON": (_archive({**PARTS, "config.json": b"{"}), ["it is damaged", "not JSON"]),
+    "a configuration of something else": (_archive({**PARTS, "config.json": b"[1]"}), ["Keras", "model"]),
+    "member above": (_archive({**PARTS, "../up": b""}), ["'../up'", "points out of the archive"]),
+    "absolute member": (_archive({**PARTS, "/etc/up": b""}), ["'/etc/up'", "points out of the archive"]),
+    "member of another drive": (_archive({**PARTS, "C:\\up": b""}), ["up'", "points out of the archive"]),
+    "symbolic link": (_archive({**PARTS, "assets/link": "/etc/passwd"}), ["'assets/link'", "symbolic link"]),
+    "a member twice": (_archive(PARTS, {"config.json": b"{}"}), ["'config.json' twice", "do not trust it"]),
+    "zip bomb": (_archive({**PARTS, "assets/zeros": bytes(1 << 27)}), ["'assets/zeros'", "134,217,728"]),
+    "weights alone": (_weights_alone, ["it holds weights alone", "model.to_json()", "--weights"]),
+    "HDF5 of something else": (_hdf5(lambda file: None), ["an HDF5 file without a Keras model"]),
+    "a model without weights": (_stripped("model_weights"), ["a model without weights"]),
+    "a weight lost": (_stripped("model_weights/dense/dense/kernel"), ["'dense/kernel'", "does not hold"]),
+    "a weight that is a link": (_linked("2.2.4"), ["'kernel' is a link", "do not trust it"]),
+    "the same in Keras 3": (_linked("3.8.0"), ["'kernel' is a link", "do not trust it"]),
+    "a link in an archive": (_linked_archive, ["'0' is a link", "do not trust it"]),
+    "a weight that unpacks to much": (_unpacking, ["'kernel' would unpack", "134,217,728", "do not trust it"]),
+    "weights of 3 GB": (_huge, ["805,306,368 numbers of 4 bytes, 3.0 GiB", "at most 2.0 GiB"]),
+    "JSON without weights": (_json, ["without their weights", "--weights FILE"]),
+    "JSON of something else": (_text("model.json", "[]"), ["does not describe a Keras model"]),
+    "no JSON": (_text("model.json", "{"), ["not JSON"]),
+    "empty folder": (lambda folder: _folder(folder), ["this folder holds no saved_model.pb"]),
+    "damaged SavedModel": (lambda folder: _folder(folder, b"\xff\xff"), ["saved_model.pb is damaged"]),
+    "SavedModel without Keras": (_computation, ["a computation but not Keras' layers", "give the .keras"]),
+    "Lambda in .keras": (_lambda(".keras"), ["Lambda layer", "replace it by a layer of its own class", "--trust-code"]),
+    "Lambda in .h5": (_lambda(".h5"), ["Lambda layer", "replace it by a layer of its own class", "--trust-code"]),
+    "unregistered in .keras": (_unregistered(".keras"), ["'Unregistered'", "--custom FILE.py", "custom_objects={'Unr"]),
+    "unregistered in .h5": (_unregistered(".h5"), ["'Unregistered'", "--custom FILE.py", "custom_objects={'Unr"]),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_text_names_the_file_and_the_cure(
-    case: str, tmp_path: Path, target: Path, untouched: Callable[[], None]
-) -> None:
+def test_the_text_names_the_file_and_the_cure(case: str, tmp_path: Path, refuses: Callable[..., None]) -> None:
     make, phrases = CASES[case]
-    path = make(tmp_path)
-    with pytest.raises(LoadError) as caught:
-        keepdrop_exporter.export(path, target)
-    text = str(caught.value)
-    assert text.startswith(f"{path}: ") and "\n" not in text
-    assert [phrase for phrase in phrases if phrase not in text] == []
-    untouched()
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "folder.keras").mkdir()
-    with pytest.raises(LoadError, match="there is no such file"):
-        keepdrop_exporter.export(tmp_path / "folder.keras", tmp_path / "model.onnx")
+    refuses(make(tmp_path), phrases)
 
 
 def test_the_file_is_named_by_its_hash(forecaster: Report, forecaster_file: Path) -> None:
     assert forecaster.metadata.source_sha256 == hashlib.sha256(forecaster_file.read_bytes()).hexdigest()
+
+
+def test_a_folder_is_named_by_the_hash_of_its_listing(tmp_path: Path) -> None:
+    for name in ("b.pb", "variables/a.index", "variables/z"):
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "model" / name).write_text(name)
+    listing = subprocess.run(
+        "find . -type f | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum",
+        shell=True, cwd=tmp_path / "model", capture_output=True, check=True,
+    ).stdout  # fmt: skip
+    assert archive.sha256(tmp_path / "model") == hashlib.sha256(listing).hexdigest()
+    (tmp_path / "model" / "b.pb").write_text("other")
+    assert archive.sha256(tmp_path / "model") != hashlib.sha256(listing).hexdigest()
+
+
+@pytest.mark.parametrize("by_layer", [True, False])
+@pytest.mark.parametrize("units", [(3, 4), (3, 2, 2)], ids=["other shapes", "more layers"])
+def test_weights_that_do_not_fit(
+    units: tuple[int, ...], by_layer: bool, tmp_path: Path, refuses: Callable[..., None]
+) -> None:
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3), layers.Dropout(0.5), layers.Dense(2)])
+    (tmp_path / "model.json").write_text(model.to_json())
+    weights = tmp_path / ("other.h5" if by_layer else "other.weights.h5")
+    other = keras.Sequential([keras.Input((3,)), *(layers.Dense(n) for n in units)])
+    other.save(weights) if by_layer else other.save_weights(weights)
+    refuses(tmp_path / "model.json", ["its weights do not fit"], weights=weights)
+
+
+def test_two_weights_of_a_layer_exchanged(tmp_path: Path) -> None:
+    """Their shapes are the same: the names tell."""
+    path = _save(tmp_path / "model.h5", layers.BatchNormalization(name="norm"))
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_version"] = "2.15.0"
+        group = file["model_weights/norm"]
+        names = list(group.attrs["weight_names"])
+        group.attrs["weight_names"] = [names[i] for i in (1, 0, 2, 3)]
+    with pytest.raises(LoadError, match="'gamma' the file has '.*norm/beta'"):
+        keepdrop_exporter.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_architecture_and_weights(suffix: str, tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3), layers.Dropout(0.5), layers.Dense(2)])
+    (tmp_path / "model.json").write_text(model.to_json())
+    weights = tmp_path / f"weights{suffix}"
+    model.save_weights(weights) if suffix == ".weights.h5" else model.save(weights)
+    loaded = keepdrop_exporter.load(tmp_path / "model.json", weights=weights)
+    x = np.ones((2, 3), np.float32)
+    np.testing.assert_array_equal(loaded(x), model(x))
+    with pytest.raises(LoadError, match="it has weights of its own"):
+        keepdrop_exporter.load(weights, weights=weights)
+
+
+def test_layers_that_keras_would_leave_random(tmp_path: Path) -> None:
+    """Keras warns and goes on where a file lacks the layers of a list within a list."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Branches(keras.layers.Layer):
+        def __init__(self, **options: object) -> None:
+            super().__init__(**options)
+            self.branches = [[layers.Dense(3)]]
+
+        def build(self, shape: object) -> None:
+            self.branches[0][0].build(shape)
+
+        def call(self, x: object) -> object:
+            return self.branches[0][0](x)
+
+    path = _save(tmp_path / "model.keras", Branches())
+    keepdrop_exporter.load(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    (tmp_path / "w.h5").write_bytes(parts["model.weights.h5"])
+    with h5py.File(tmp_path / "w.h5", "r+") as file:
+        names: list[str] = []
+        file.visit(lambda name: names.append(name) if name.endswith("container") else None)
+        del file[names[0]]
+    parts["model.weights.h5"] = (tmp_path / "w.h5").read_bytes()
+    with pytest.raises(LoadError, match="Skipping nested container"):
+        keepdrop_exporter.load(_archive(parts)(tmp_path))
+
+
+def test_a_model_in_memory_that_is_too_large(
+    target: Path, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert, "MOST_BYTES", 40)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="dense"), layers.Dropout(0.5)], name="large")
+    with pytest.raises(ConvertError, match="'large': its weights are 12 numbers of 4 bytes"):
+        keepdrop_exporter.export(model, target)
+    untouched()

@@ -23,10 +23,11 @@ def test_names() -> None:
         "VerifyError",
         "__version__",
         "export",
+        "load",
         "verify",
     ]
     assert [name for name in keepdrop_exporter.__all__ if not hasattr(keepdrop_exporter, name)] == []
-    assert callable(keepdrop_exporter.export) and callable(keepdrop_exporter.verify)
+    assert all(callable(getattr(keepdrop_exporter, name)) for name in ("export", "load", "verify"))
 
 
 def test_the_two_distributions_have_one_version() -> None:

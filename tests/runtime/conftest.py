@@ -95,6 +95,7 @@ def metadata() -> Metadata:
         ),
         draws_per_row=3,
         default_samples=5,
+        changes=("the batch size was lifted", "a layer was renamed"),
         source_sha256="ab" * 32,
         verified=Verification(4, 16, 0, 1e-5, 1e-4, "random", (OutputCheck("y", 1.5e-7, 3e-7),)),
     )

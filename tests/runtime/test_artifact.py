@@ -11,6 +11,14 @@ def test_metadata_survives_its_json(metadata: Metadata) -> None:
     assert Metadata.from_json(metadata.to_json()) == metadata
 
 
+def test_changes_are_kept_and_older_files_have_none(metadata: Metadata) -> None:
+    changed = dataclasses.replace(metadata, changes=("the batch size was lifted",))
+    assert Metadata.from_json(changed.to_json()) == changed
+    fields = json.loads(changed.to_json())
+    del fields["changes"]
+    assert Metadata.from_json(json.dumps(fields)).changes == ()
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -90,6 +90,7 @@ def test_inspect_tells_what_is_random_and_what_was_verified(one, metadata) -> No
         "y  float32 [samples, batch, 3]",
         "keepdrop 0.1.0, Keras 3.15.1, contract 1",
         metadata.source_sha256,
+        "changes           the batch size was lifted\n                  a layer was renamed",
         "4 rows x 16 samples, seed 0, random inputs; tolerance 1e-05 + 0.0001 relative",
         "y: largest difference 1.5e-07, relative 3e-07",
     ):

@@ -16,6 +16,7 @@ from keepdrop import __version__
 from .errors import ConvertError, ExportError, LoadError, Refusal, VerifyError
 
 if TYPE_CHECKING:
+    from .loading import load
     from .pipeline import Report, export
     from .verification import verify
 
@@ -28,11 +29,12 @@ __all__ = [
     "VerifyError",
     "__version__",
     "export",
+    "load",
     "verify",
 ]
 
 # These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
-_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "verify": ".verification"}
+_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "load": ".loading", "verify": ".verification"}
 
 
 def __getattr__(name: str) -> Any:

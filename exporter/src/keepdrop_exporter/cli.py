@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,33 @@ _verification = [
 ]
 
 
-def _with_verification(command: Any) -> Any:
-    for option in reversed(_verification):
-        command = option(command)
-    return command
+_loading = [
+    click.option(
+        "--weights",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="The weights (.h5), where MODEL is the .json of an architecture.",
+    ),
+    click.option(
+        "--custom",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Python file with the classes and functions of MODEL that are not Keras'. Runs that file.",
+    ),
+    click.option(
+        "--trust-code",
+        is_flag=True,
+        help="Run the Python code that Lambda layers have left in MODEL. It can do whatever you can: only for files "
+        "whose maker you trust.",
+    ),
+]
+
+
+def _with(options: list[Any]) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command(
@@ -72,7 +95,7 @@ def _with_verification(command: Any) -> Any:
     help="What an output is: value, softmax, sigmoid or mean,logvar (both halves of one, or MEAN,LOGVAR=mean,logvar of "
     "two); can be repeated. [default: what the model ends in]",
 )
-@_with_verification
+@_with([*_loading, *_verification])
 def export(
     model: Path,
     output: Path | None,
@@ -80,9 +103,14 @@ def export(
     heads: tuple[str, ...],
     as_json: bool,
     data: Path | None,
+    custom: Path | None,
     **options: Any,
 ) -> None:
-    """Turn MODEL (.keras or .h5) into an ONNX file whose dropout stays on and whose seed is an input.
+    """Turn MODEL into an ONNX file whose dropout stays on and whose seed is an input.
+
+    MODEL is a .keras file (Keras 3, or 2.13 to 2.15), an .h5 or .hdf5 file (Keras 3, or 2.0 on), the .json of an
+    architecture with --weights, or the folder of a SavedModel that Keras 2 wrote. What is rewritten for Keras 3 is said
+    in a line each.
 
     The samples of the file are compared with those stock Keras computes, before it gets its name.
     """
@@ -98,6 +126,7 @@ def export(
         default_samples=default_samples,
         heads=parsed(heads),
         data=_read(data),
+        custom_objects=_custom_objects(custom),
         progress=progress,
         **options,
     )
@@ -129,10 +158,14 @@ def export(
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("artifact", type=click.Path(path_type=Path))
-@_with_verification
-def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, **options: Any) -> None:
-    """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from."""
-    report = _exporter().verify(model, artifact, data=_read(data), **options)
+@_with([*_loading, *_verification])
+def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom: Path | None, **options: Any) -> None:
+    """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from.
+
+    MODEL and the options for it are as for export.
+    """
+    api = _exporter()
+    report = api.verify(model, artifact, data=_read(data), custom_objects=_custom_objects(custom), **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report)))
     else:
@@ -161,6 +194,14 @@ def _exporter() -> Any:
     import keepdrop_exporter
 
     return keepdrop_exporter
+
+
+def _custom_objects(path: Path | None) -> Any:
+    if path is None:
+        return None
+    from .custom_code import custom_objects
+
+    return custom_objects(path)
 
 
 def _read(path: Path | None) -> Any:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import graphlib
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import onnx
 import tensorflow as tf
@@ -37,6 +39,9 @@ from .trace import Traced
 # The newest that onnxruntime 1.16 reads with opset 18.
 _IR_VERSION = 8
 _BATCH = "batch"
+
+MOST_BYTES = 2**31 - 2**20
+"""How many bytes of weights a file may hold: a protocol buffer has at most 2 GiB, and the graph needs some of it."""
 
 
 def to_onnx(
@@ -92,6 +97,23 @@ def to_onnx(
     except Exception as error:
         raise ConvertError(f"the converted model is not valid ONNX: {error}") from error
     return model
+
+
+def refuse_size(model: keras.Model) -> None:
+    """Refuse a model whose weights do not fit into an ONNX file, before anything is traced.
+
+    Raises
+    ------
+    ConvertError
+        They do not; the text has the sum.
+    """
+    numbers = sum(math.prod(weight.shape) for weight in model.weights)
+    if numbers * 4 > MOST_BYTES:
+        raise ConvertError(
+            f"model {model.name!r}: its weights are {numbers:,} numbers of 4 bytes, {numbers * 4 / 2**30:.1f} GiB, "
+            "and an "
+            f"ONNX file holds at most {MOST_BYTES / 2**30:.1f} GiB; make the model smaller"
+        )
 
 
 class _Cut(NamedTuple):

@@ -26,6 +26,7 @@ _FUSED = {
     "sigmoid": ("Sigmoid", 0.0, 0.0),
     "relu": ("Relu", 0.0, 0.0),
     "hard_sigmoid": ("HardSigmoid", 1 / 6, 0.5),
+    "keras2_hard_sigmoid": ("HardSigmoid", 0.2, 0.5),
     "softsign": ("Softsign", 0.0, 0.0),
 }
 # Keras' order of gates -> ONNX'.
@@ -351,8 +352,9 @@ _CELLS: dict[str, Callable[..., list[str]]] = {"LSTM": _lstm, "GRU": _gru, "RNN"
 def _activate(body: Nodes, name: str, x: str) -> str:
     if name == "linear":
         return x
-    if name == "hard_sigmoid":
-        return body.add("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+    if name in ("hard_sigmoid", "keras2_hard_sigmoid"):
+        operator, alpha, beta = _FUSED[name]
+        return body.add(operator, x, alpha=alpha, beta=beta)
     if name == "silu":
         return body.add("Mul", x, body.add("Sigmoid", x))
     return body.add(_PLAIN_OPERATORS[name], x)

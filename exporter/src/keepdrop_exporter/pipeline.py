@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,7 +19,7 @@ from keepdrop.heads import Heads
 from . import convert
 from .errors import ExportError
 from .heads import find_heads
-from .load import load_model, source_sha256
+from .loading import Loaded, read
 from .plan import Plan, make_plan
 from .trace import trace
 from .verification import ATOL, RTOL, measure_cost, verify_plan
@@ -52,6 +53,9 @@ def export(
     data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
     atol: float = ATOL,
     rtol: float = RTOL,
+    custom_objects: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Report:
     """Export a Keras model with its dropout active to an ONNX file whose seed is an input, verified against Keras.
@@ -62,7 +66,7 @@ def export(
     Parameters
     ----------
     model
-        A Keras model, or a ``.keras`` or ``.h5`` file.
+        A Keras model, or what ``load`` takes: a ``.keras``, ``.h5`` or ``.json`` file, a SavedModel's folder.
     path
         The ONNX file to write.
     default_samples
@@ -72,6 +76,8 @@ def export(
         a dict of these by output; two outputs are ``{"level,spread": "mean,logvar"}``. See ``keepdrop_exporter.heads``.
     rows, samples, seed, data, atol, rtol
         How the artifact is verified; see ``verify``.
+    custom_objects, weights, trust_code
+        How a file is loaded; see ``load``.
     progress
         Told each stage's name as it begins.
 
@@ -88,16 +94,18 @@ def export(
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
-    sha256 = source_sha256(model) if isinstance(model, (str, Path)) and Path(model).is_file() else None
-    keras_model = load_model(model) if isinstance(model, (str, Path)) else model
+    loaded = Loaded(model, (), None)
+    if isinstance(model, (str, Path)):
+        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=convert.MOST_BYTES)
+    convert.refuse_size(loaded.model)
     progress("plan")
-    plan = make_plan(keras_model)
+    plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
     progress("trace")
     traced = trace(plan)
     progress("convert")
     proto = convert.to_onnx(traced, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
-    metadata = _metadata(plan, known_heads, default_samples, sha256)
+    metadata = _metadata(plan, known_heads, default_samples, loaded)
     with convert.temporary_beside(target) as partial:
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         progress("verify")
@@ -105,10 +113,10 @@ def export(
         metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial, data))
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         os.replace(partial, target)
-    return Report(target, target.stat().st_size, metadata, (*plan.notes, *head_notes))
+    return Report(target, target.stat().st_size, metadata, (*loaded.changes, *plan.notes, *head_notes))
 
 
-def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, sha256: str | None) -> Metadata:
+def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, loaded: Loaded) -> Metadata:
     return Metadata(
         keepdrop_version=__version__,
         keras_version=keras.__version__,
@@ -117,7 +125,8 @@ def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, sha256:
         draws=plan.draws,
         draws_per_row=plan.draws_per_row,
         default_samples=default_samples,
-        source_sha256=sha256,
+        source_sha256=loaded.sha256,
         verified=None,
         heads=heads,
+        changes=loaded.changes,
     )

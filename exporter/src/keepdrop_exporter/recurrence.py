@@ -20,6 +20,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from . import axes
+from .activations import keras2_hard_sigmoid
 
 PREFIX = "keepdrop_recurrence_"
 
@@ -42,7 +43,7 @@ _ACTIVATIONS = {
         "exponential",
         "silu",
     )
-}
+} | {keras2_hard_sigmoid: "keras2_hard_sigmoid"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keepdrop.session import Session
 
 from . import keras_hooks
 from .errors import VerifyError
-from .load import load_model
+from .loading import load
 from .plan import LENGTHS, Plan, call_model, make_plan
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -46,6 +47,9 @@ def verify(
     data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
     atol: float = ATOL,
     rtol: float = RTOL,
+    custom_objects: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
 ) -> Verification:
     """Draw samples from an artifact and compare them with those stock Keras computes.
 
@@ -65,6 +69,8 @@ def verify(
         where the length is dynamic.
     atol, rtol
         A sample a may differ from Keras' sample r by ``atol + rtol * |r|``.
+    custom_objects, weights, trust_code
+        How a file is loaded; see ``load``.
 
     Raises
     ------
@@ -72,9 +78,10 @@ def verify(
         Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
         same seed others; or samples depend on how a call is cut into chunks.
     """
-    keras_model = load_model(model) if isinstance(model, (str, Path)) else model
+    if isinstance(model, (str, Path)):
+        model = load(model, custom_objects, weights, trust_code=trust_code)
     return verify_plan(
-        make_plan(keras_model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol
+        make_plan(model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol
     )
 
 

@@ -135,7 +135,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``."""
+    """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``.
+
+    ``changes`` has a line for each change that was made to the model's description before it was exported.
+    """
 
     keepdrop_version: str
     keras_version: str
@@ -149,6 +152,7 @@ class Metadata:
     cost: Optional[Cost] = None
     heads: tuple[Head, ...] = ()
     contract: int = CONTRACT_VERSION
+    changes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """This metadata as one line of JSON."""

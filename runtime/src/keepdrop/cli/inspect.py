@@ -44,6 +44,7 @@ def _described(metadata: Metadata) -> list[str]:
         f"{'written by':<18}keepdrop {metadata.keepdrop_version}, Keras {metadata.keras_version}, "
         f"contract {metadata.contract}",
         f"{'source sha256':<18}{metadata.source_sha256 or 'none: exported from a model in memory'}",
+        *(f"{'' if i else 'changes':<18}{change}" for i, change in enumerate(metadata.changes)),
         *_verified(metadata.verified),
         "",
         *_table(_random_parts(metadata)),
