@@ -146,7 +146,7 @@ def test_a_batch_that_a_layer_needs_stays_fixed(tmp_path: Path) -> None:
     assert loaded.model.inputs[0].shape[0] == 4 and loaded.changes == ()
 
 
-@pytest.mark.parametrize("case, form", [("words", "savedmodel"), ("words", "by_layer"), ("films", "keras")])
+@pytest.mark.parametrize("case, form", [("frozen", "savedmodel"), ("nested", "by_layer")])
 def test_export_and_verify(keras2: Path, tmp_path: Path, case: str, form: str) -> None:
     given = _given(keras2, case, form)
     options = {"weights": given.get("weights"), "rows": 2, "samples": 3}
