@@ -10,6 +10,15 @@ The graph takes every Keras input under its own name, one example a row, and bes
     first_sample  int64 []        the samples are first_sample ... first_sample + T - 1; optional, default 0
 
 and gives every Keras output under its own name, ``[num_samples, batch, ...]``.
+
+A streaming artifact (``Metadata.stream``) takes a chunk of steps instead of the whole input, ``[batch, steps, ...]``,
+and beside the above
+
+    steps_seen    int64 [batch]   how many steps each row has seen before this chunk
+    each state    zero at a row's start, and given back as its name + ``NEXT_SUFFIX``
+    each mask     with batch 0 the graph makes it; given back as its name + ``MADE_SUFFIX``
+
+An output without a time axis is the answer after the chunk's last step.
 """
 
 from __future__ import annotations
@@ -42,6 +51,10 @@ ROWS = "rows"
 NUM_SAMPLES = "num_samples"
 FIRST_SAMPLE = "first_sample"
 RESERVED_NAMES = (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)
+
+STEPS_SEEN = "steps_seen"
+NEXT_SUFFIX = "_next"
+MADE_SUFFIX = "_made"
 
 SAMPLE_AXIS = 0
 BATCH_AXIS = 1
@@ -134,6 +147,35 @@ class Head:
 
 
 @dataclass(frozen=True)
+class State:
+    """A tensor that a stream carries along.
+
+    ``shape`` is without its leading axes: the tensor is ``[batch, num_samples, *shape]`` if ``per_sample``, else
+    ``[batch, *shape]`` (what precedes the first draw is the same for all samples).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    per_sample: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a streaming artifact carries from push to push.
+
+    ``states`` are zero at a row's start. ``masks`` are made once for a row, a pure function of the seed, the row and
+    the sample numbers: given with batch 0, ``[0, num_samples, ...]``, they are made by the graph; from then on the
+    runtime feeds them. ``block`` is the number of steps after which the draws on a sequence start anew: the model's
+    own input length, 1 where that is dynamic.
+    """
+
+    states: tuple[State, ...]
+    masks: tuple[State, ...]
+    block: int
+
+
+@dataclass(frozen=True)
 class Metadata:
     """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``.
 
@@ -151,6 +193,7 @@ class Metadata:
     verified: Optional[Verification]
     cost: Optional[Cost] = None
     heads: tuple[Head, ...] = ()
+    stream: Optional[Stream] = None
     contract: int = CONTRACT_VERSION
     changes: tuple[str, ...] = ()
 

@@ -11,13 +11,18 @@ from typing import Optional
 
 from .artifact import (
     FIRST_SAMPLE,
+    MADE_SUFFIX,
     METADATA_KEY,
+    NEXT_SUFFIX,
     NUM_SAMPLES,
     RESERVED_NAMES,
     ROWS,
     SEED,
+    STEPS_SEEN,
     Draw,
     Metadata,
+    State,
+    Stream,
     Tensor,
 )
 from .errors import ArtifactError
@@ -52,6 +57,8 @@ def check_metadata(metadata: Metadata) -> None:
     _check_tensors(metadata)
     _check_draws(metadata.draws, metadata.draws_per_row)
     _demand(metadata.default_samples >= 1, "default_samples", metadata.default_samples, "1 or more")
+    if metadata.stream:
+        _check_stream(metadata, metadata.stream)
     sha256 = metadata.source_sha256
     is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
     _demand(is_digest, "source_sha256", sha256, "64 hexadecimal digits")
@@ -81,6 +88,32 @@ def _check_tensors(metadata: Metadata) -> None:
             _check_sizes(f"the shape of {where}", tensor.shape)
 
 
+def _check_stream(metadata: Metadata, stream: Stream) -> None:
+    _demand(stream.block >= 1, "the stream's block", stream.block, "1 step or more")
+    inputs, outputs = _carried(stream)
+    names = [tensor.name for tensor in (*metadata.inputs, *metadata.outputs, *inputs, *outputs)]
+    for tensor in (*inputs, *outputs):
+        distinct = names.count(tensor.name) == 1 and tensor.name not in RESERVED_NAMES
+        _demand(distinct, "the stream's states and masks", tensor.name, "names of their own")
+        _demand(tensor.dtype in DTYPES, f"the dtype of {tensor.name!r}", tensor.dtype, "a number's")
+        _check_sizes(f"the shape of {tensor.name!r}", tensor.shape)
+    for tensor in metadata.inputs:
+        timed = tensor.shape[:2] == (None, None)
+        _demand(timed, f"the shape of input {tensor.name!r} of a stream", tensor.shape, "null for batch and steps")
+
+
+def _carried(stream: Stream) -> tuple[list[Tensor], list[Tensor]]:
+    """What a streaming graph takes and gives beside what every graph does."""
+
+    def tensor(state: State, suffix: str = "") -> Tensor:
+        leading = (None, None) if state.per_sample else (None,)
+        return Tensor(state.name + suffix, state.dtype, (*leading, *state.shape))
+
+    inputs = [Tensor(STEPS_SEEN, "int64", (None,)), *(tensor(state) for state in (*stream.states, *stream.masks))]
+    outputs = [tensor(state, NEXT_SUFFIX) for state in stream.states]
+    return inputs, [*outputs, *(tensor(mask, MADE_SUFFIX) for mask in stream.masks)]
+
+
 def _check_sizes(where: str, shape: Axes) -> None:
     sizes = [size for size in shape if size is not None]
     fits = all(size >= 1 for size in sizes) and math.prod(sizes) <= MOST_ELEMENTS
@@ -106,8 +139,9 @@ def _check_draws(draws: Sequence[Draw], per_row: int) -> None:
 def _check_graph(metadata: Metadata, contents: Contents) -> None:
     controls = [Tensor(SEED, "int64", ()), Tensor(ROWS, "int64", (None,))]
     controls += [Tensor(name, "int64", ()) for name in (NUM_SAMPLES, FIRST_SAMPLE)]
-    _check_declared("input", [*metadata.inputs, *controls], contents.inputs)
-    _check_declared("output", metadata.outputs, contents.outputs)
+    inputs, outputs = _carried(metadata.stream) if metadata.stream else ([], [])
+    _check_declared("input", [*metadata.inputs, *controls, *inputs], contents.inputs)
+    _check_declared("output", [*metadata.outputs, *outputs], contents.outputs)
     fixed = sorted({NUM_SAMPLES, FIRST_SAMPLE} ^ ({tensor.name for tensor in contents.inputs} & contents.initializers))
     if fixed:
         raise ArtifactError(
