@@ -8,7 +8,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from keepdrop.artifact import METADATA_KEY, Draw, Head, Metadata, OutputCheck, Tensor, Verification
+from keepdrop.artifact import METADATA_KEY, Draw, Head, Metadata, OutputCheck, State, Stream, Tensor, Verification
 
 # y[t, b] = x[b] * t + 100 rows[b] + seed, t from first_sample on
 ONE = """
@@ -72,6 +72,65 @@ toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, i
   level = Mul(x, t3)
   mood = Softmax<axis = -1>(level)
   spread = Mul(level, three)
+}
+"""
+
+# A stream. Its mask is m[b, t] = 1 + t + 10 rows[b] + seed; step n of a row counts n times (from 1), so that order and
+# steps_seen matter: total[b, t] = m[b, t] sum_n n x[b, n], y = total after the chunk, z = n x[b, n] m[b, t] each step,
+# plain[b] = sum_n x[b, n], which no sample changes, and w = plain.
+STREAMING = """
+<ir_version: 8, opset_import: ["" : 18]>
+toy (float[batch,steps,2] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0},
+     int64[batch] steps_seen, float[batch,samples,2] total, float[batch,2] plain, float[given,samples,1] mask)
+  => (float[samples,batch,2] y, float[samples,batch,steps,2] z, float[samples,batch,2] w,
+      float[batch,samples,2] total_next, float[batch,2] plain_next, float[batch,samples,1] mask_made)
+  <int64 zero = {0}, int64 one = {1}, int64[1] first = {0}, int64[1] last = {1}, int64[1] second = {2},
+   int64[2] around = {0, 2}, float ten = {10}>
+{
+  mask_shape = Shape(mask)
+  given = Gather(mask_shape, zero)
+  missing = Equal(given, zero)
+  mask_made = If (missing) <
+    then_branch = make () => (float[b,t,1] made) {
+      stop = Add(first_sample, num_samples)
+      t = Range(first_sample, stop, one)
+      tf = Cast<to = 1>(t)
+      s = Cast<to = 1>(seed)
+      ts = Add(tf, s)
+      onef = Cast<to = 1>(one)
+      ts1 = Add(ts, onef)
+      t3 = Unsqueeze(ts1, around)
+      r = Cast<to = 1>(rows)
+      r10 = Mul(r, ten)
+      after = Constant<value_ints = [1, 2]>()
+      r3 = Unsqueeze(r10, after)
+      made = Add(t3, r3)
+    },
+    else_branch = keep () => (float[b,t,1] kept) { kept = Identity(mask) }
+  >
+  x_shape = Shape(x)
+  steps = Gather(x_shape, one)
+  from_here = Range(zero, steps, one)
+  here = Unsqueeze(from_here, first)
+  seen = Unsqueeze(steps_seen, last)
+  n0 = Add(seen, here)
+  n1 = Add(n0, one)
+  n = Cast<to = 1>(n1)
+  n3 = Unsqueeze(n, second)
+  weighted = Mul(x, n3)
+  change = ReduceSum<keepdims = 1>(weighted, last)
+  masked = Mul(change, mask_made)
+  total_next = Add(total, masked)
+  y = Transpose<perm = [1, 0, 2]>(total_next)
+  each = Unsqueeze(weighted, first)
+  m1 = Unsqueeze(mask_made, first)
+  m = Transpose<perm = [2, 1, 0, 3]>(m1)
+  z = Mul(each, m)
+  plain_change = ReduceSum<keepdims = 0>(x, last)
+  plain_next = Add(plain, plain_change)
+  plain1 = Unsqueeze(plain_next, first)
+  ones = Sub(y, y)
+  w = Add(plain1, ones)
 }
 """
 
@@ -158,3 +217,35 @@ def closed():
 def x() -> np.ndarray:
     """Whole numbers, so that float32 is exact: [7, 3]."""
     return np.random.default_rng(0).integers(-4, 5, (7, 3)).astype(np.float32)
+
+
+@pytest.fixture
+def streaming_text() -> str:
+    return STREAMING
+
+
+@pytest.fixture
+def streaming_metadata(metadata) -> Metadata:
+    return dataclasses.replace(
+        metadata,
+        inputs=(Tensor("x", "float32", (None, None, 2)),),
+        outputs=(
+            Tensor("y", "float32", (None, None, 2)),
+            Tensor("z", "float32", (None, None, None, 2)),
+            Tensor("w", "float32", (None, None, 2)),
+        ),
+        stream=Stream(
+            states=(
+                State("total", "float32", (2,), per_sample=True),
+                State("plain", "float32", (2,), per_sample=False),
+            ),
+            masks=(State("mask", "float32", (1,), per_sample=True),),
+            block=1,
+        ),
+    )
+
+
+@pytest.fixture
+def streaming(write, streaming_metadata) -> Path:
+    """One input x [batch, steps, 2]; outputs y and w after the chunk, z at each of its steps."""
+    return write(STREAMING, streaming_metadata.to_json(), "streaming.onnx")

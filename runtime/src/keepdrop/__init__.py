@@ -12,6 +12,7 @@ from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, T
 from .model import Model, load
 from .prediction import Prediction
 from .stopping import decided, standard_error
+from .stream import Stream
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "KeepdropError",
     "Model",
     "Prediction",
+    "Stream",
     "TooLarge",
     "__version__",
     "decided",

@@ -95,7 +95,7 @@ def _check_stream(metadata: Metadata, stream: Stream) -> None:
     for tensor in (*inputs, *outputs):
         distinct = names.count(tensor.name) == 1 and tensor.name not in RESERVED_NAMES
         _demand(distinct, "the stream's states and masks", tensor.name, "names of their own")
-        _demand(tensor.dtype in DTYPES, f"the dtype of {tensor.name!r}", tensor.dtype, "a number's")
+        _demand(tensor.dtype in NUMBERS, f"the dtype of {tensor.name!r}", tensor.dtype, "a number's")
         _check_sizes(f"the shape of {tensor.name!r}", tensor.shape)
     for tensor in metadata.inputs:
         timed = tensor.shape[:2] == (None, None)

@@ -19,7 +19,10 @@ from .memory import Budget, parsed
 from .moments import Tally
 from .prediction import Prediction, checked_quantiles, joined, paired, summarise
 from .request import Request, check, integer
+from .saved_stream import Source as Saved
+from .saved_stream import from_bytes
 from .session import Session, Source
+from .stream import Stream, carried_by, fresh
 
 # What `until` and `deadline` end with where nothing is said.
 MAX_SAMPLES = 10_000
@@ -184,6 +187,49 @@ class Model:
             blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(size)]
             found = [joined(parts) for parts in zip(*blocks)]
         return self._by_output(paired(found))
+
+    def stream(
+        self, *, samples: Optional[int] = None, seed: int = 0, rows: ArrayLike = (0,), first_sample: int = 0
+    ) -> Stream:
+        """A stream that starts with these rows, for an artifact that was exported with ``streaming=True``.
+
+        Parameters
+        ----------
+        samples, seed, first_sample
+            As in :meth:`sample`.
+        rows
+            The ids of its rows (sensors), each once; () for none yet.
+
+        Raises
+        ------
+        InputError
+            The artifact does not stream, or an argument does not fit it.
+        ArtifactError
+            The file is no longer the one that was loaded.
+        """
+        carried_by(self.metadata)
+        start = fresh(
+            self.metadata, self._session.sha256(), samples=samples, seed=seed, rows=rows, first_sample=first_sample
+        )
+        return Stream(self._session, self._engine, start)
+
+    def resume(self, data: Saved) -> Stream:
+        """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
+
+        Parameters
+        ----------
+        data
+            What `save` gave, or the path of a file that holds it.
+
+        Raises
+        ------
+        InputError
+            It was saved with another artifact, is damaged, or is of another version; the artifact does not stream.
+        ArtifactError
+            The artifact's file is no longer the one that was loaded.
+        """
+        saved = from_bytes(data, carried_by(self.metadata), self._session.sha256())
+        return Stream(self._session, self._engine, saved)
 
     def _checked(self, x: Any, **arguments: Any) -> Request:
         return check(self.metadata, x, budget=self._budget, **arguments)

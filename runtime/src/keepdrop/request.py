@@ -91,6 +91,8 @@ def check(
     TooLarge
         The inputs have to be copied as another dtype, and the copies do not fit in `budget`.
     """
+    if metadata.stream:
+        raise InputError("this artifact streams: it takes steps through stream().push, and no whole inputs")
     samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
     given = _by_name(metadata.inputs, x)
     arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
@@ -106,12 +108,58 @@ def check(
         first_sample=integer("first_sample", first_sample, least=0),
         samples=samples,
     )
-    if request.first_sample + samples > FAR:
-        # The graph counts a draw's numbers in int64.
-        most = int(INT64.max) // max((elements(draw.shape, request.longest) for draw in metadata.draws), default=1)
+    check_far(metadata, request.first_sample, samples, request.longest)
+    return request
+
+
+def check_readings(metadata: Metadata, x: Any, rows: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], bool]:
+    """What is pushed to a stream's `rows`: each input as [rows, steps, ...], and whether it came as one step without
+    the axis of time.
+
+    Raises
+    ------
+    InputError
+        An array does not fit the artifact or the rows, or is not finite; the text says which.
+    """
+    given = _by_name(metadata.inputs, x)
+    arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
+    one_step = {name: array.ndim == len(t.shape) - 1 for t, (name, array) in zip(metadata.inputs, arrays.items())}
+    inputs: dict[str, NDArray[Any]] = {}
+    for tensor in metadata.inputs:
+        array = arrays[tensor.name]
+        if one_step[tensor.name] and array.ndim:
+            array = array[:, np.newaxis]  # [B, 1, ...]
+        if not (_fits(tensor, array) and len(array) == len(rows) and array.shape[1]):
+            raise InputError(
+                f"input {tensor.name!r} has shape {list(arrays[tensor.name].shape)}; expected "
+                f"{_reading_form(tensor, len(rows))}: one reading, or a chunk of steps, for each of the rows "
+                f"{_some(rows)} that are pushed"
+            )
+        inputs[tensor.name] = _values(tensor, array, rows)
+    if len({(array.shape[1], one_step[name]) for name, array in inputs.items()}) > 1:
+        shapes = {name: list(array.shape) for name, array in arrays.items()}
+        raise InputError(f"the inputs differ in steps, their shapes are {shapes}; give each the same number of steps")
+    return inputs, next(iter(one_step.values()))
+
+
+def check_far(metadata: Metadata, first_sample: int, samples: int, longest: int) -> None:
+    """Refuse sample numbers at which the graph's count of a draw's numbers would leave int64."""
+    if first_sample + samples > FAR:
+        most = int(INT64.max) // max((elements(draw.shape, longest) for draw in metadata.draws), default=1)
         integer("samples", samples, most=most)
         integer("first_sample", first_sample, most=most - samples)
-    return request
+
+
+def row_ids(rows: ArrayLike) -> NDArray[np.int64]:
+    """`rows` as int64 [n], otherwise InputError."""
+    try:
+        ids = np.asarray(rows)
+    except Exception as error:  # a ragged list, or whatever another library's __array__ raises
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"rows is not an array ({reason}); give a sequence of integers") from None
+    if ids.ndim != 1 or _masked(rows):
+        raise InputError(f"rows is {_shown(rows)}; expected a sequence of integers, such as [0, 1, 2]")
+    return _whole_ids(ids) if ids.size else np.zeros(0, np.int64)
 
 
 def elements(shape: tuple[Optional[int], ...], longest: int) -> int:
@@ -203,8 +251,8 @@ def _demand_copies(tensors: tuple[Tensor, ...], arrays: Mapping[str, NDArray[Any
         )
 
 
-def _values(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
-    """`array`, whose shape fits, as the graph takes it."""
+def _values(tensor: Tensor, array: NDArray[Any], rows: Optional[NDArray[np.int64]] = None) -> NDArray[Any]:
+    """`array`, whose shape fits, as the graph takes it; an error names a row by `rows`, or by its place."""
     fitted = np.ascontiguousarray(_cast(tensor, array))
     if fitted.dtype.kind != "f":
         return fitted
@@ -213,8 +261,9 @@ def _values(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
         finite = np.isfinite(fitted[start : start + step])
         if finite.all():
             continue
-        row = start + int(np.argwhere(~finite)[0, 0])
-        if np.isfinite(array[row]).all():
+        place = start + int(np.argwhere(~finite)[0, 0])
+        row = place if rows is None else rows[place]
+        if np.isfinite(array[place]).all():
             raise InputError(
                 f"input {tensor.name!r} holds numbers too large for {fitted.dtype}, first in row {row}; scale it as "
                 "the model was trained"
@@ -226,10 +275,14 @@ def _values(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
     return fitted
 
 
-def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
-    fits = array.ndim == len(tensor.shape) and all(
+def _fits(tensor: Tensor, array: NDArray[Any]) -> bool:
+    return array.ndim == len(tensor.shape) and all(
         want is None or want == have for want, have in zip(tensor.shape, array.shape)
     )
+
+
+def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
+    fits = _fits(tensor, array)
     if fits and 0 not in array.shape[1:]:
         return
     cure = "reshape it"
@@ -257,6 +310,18 @@ def _form(tensor: Tensor) -> str:
     return f"{tensor.dtype} [{', '.join(['batch', *tail])}]"
 
 
+def _reading_form(tensor: Tensor, rows: int) -> str:
+    tail = ["any" if size is None else str(size) for size in tensor.shape[2:]]
+    step, chunk = ", ".join([str(rows), *tail]), ", ".join([str(rows), "steps", *tail])
+    return f"{tensor.dtype} [{step}] or [{chunk}]"
+
+
+def _some(rows: NDArray[np.int64]) -> str:
+    """The ids, the middle left out where there are many."""
+    ids = [str(row) for row in rows.tolist()]
+    return f"[{', '.join(ids if len(ids) <= 8 else [*ids[:4], '...', *ids[-2:]])}]"
+
+
 def _batch(inputs: Mapping[str, NDArray[Any]]) -> int:
     lengths = {name: len(array) for name, array in inputs.items()}
     if len(set(lengths.values())) != 1:
@@ -279,6 +344,10 @@ def _row_ids(rows: Optional[ArrayLike], batch: int) -> NDArray[np.int64]:
         raise InputError(f"rows has shape {list(ids.shape)}; expected [{batch}], one integer a row of the input")
     if masked := _masked(rows):
         raise InputError(f"rows has {masked} masked ids; give each row an id of its own")
+    return _whole_ids(ids)
+
+
+def _whole_ids(ids: NDArray[Any]) -> NDArray[np.int64]:
     if ids.dtype.kind not in "iu" or ids.dtype == np.uint64 and ids.max() > INT64.max:
         raise InputError(f"rows holds {ids.dtype}; expected integers that fit int64")
     return ids.astype(np.int64)

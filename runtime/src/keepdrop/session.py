@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from .artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Tensor
 from .artifact_check import checked
 from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
-from .onnx_file import read
+from .onnx_file import checksum, read
 from .request import Request
 
 ONNXRUNTIME_VERSION: str = onnxruntime.__version__
@@ -47,6 +48,7 @@ class Session:
     def __init__(self, source: Source) -> None:
         self.path, self._content = _named(source)
         self._stamp = self._stamped()
+        self._sha256: Optional[str] = None
         content = _read(self.path) if self._content is None else self._content
         try:
             contents = read(content)
@@ -107,6 +109,25 @@ class Session:
         except Exception as error:  # onnxruntime's exceptions have no root of their own
             raise self._failure(feeds, str(error)) from None
         return outputs
+
+    def sha256(self) -> str:
+        """The digest of the file, in hexadecimal; computed once.
+
+        Raises
+        ------
+        ArtifactError
+            The file is no longer the one that was opened.
+        """
+        if self._sha256 is None:
+            try:
+                content = _read(self.path) if self._content is None else self._content
+                unchanged = checksum(content) == self.checksum
+            except ArtifactError:
+                unchanged = False
+            if not unchanged:
+                raise ArtifactError(f"{self.path} is no longer the file that was opened; load it again")
+            self._sha256 = hashlib.sha256(content).hexdigest()
+        return self._sha256
 
     def _stamped(self) -> Optional[tuple[int, int, int]]:
         return _stamp(self.path) if self._content is None else None

@@ -1,0 +1,550 @@
+"""Streams of a toy artifact whose states and masks have a closed form (`conftest.STREAMING`)."""
+
+import dataclasses
+import io
+import os
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keepdrop
+from keepdrop import ArtifactError, InputError, stream
+from keepdrop.artifact import Draw
+
+SEED = 7
+
+
+def closed(steps, row, samples, seed=SEED, first_sample=0):
+    """y after these steps [n, 2] of one row, and z at each: [T, 2], [T, n, 2]."""
+    mask = 1 + np.arange(first_sample, first_sample + samples) + 10 * row + seed  # [T]
+    weighted = np.asarray(steps) * np.arange(1, len(steps) + 1)[:, None]  # [n, 2]
+    return mask[:, None] * weighted.sum(axis=0), mask[:, None, None] * weighted
+
+
+@pytest.fixture
+def model(streaming):
+    return keepdrop.load(streaming, threads=1)
+
+
+@pytest.fixture
+def steps():
+    """Whole numbers, so that float32 is exact: [3 rows, 9 steps, 2]."""
+    return np.random.default_rng(0).integers(-4, 5, (3, 9, 2)).astype(np.float32)
+
+
+def samples_of(predictions):
+    return {name: prediction.samples for name, prediction in predictions.items()}
+
+
+def assert_same(got, expected):
+    assert got.keys() == expected.keys()
+    for name, prediction in got.items():
+        np.testing.assert_array_equal(prediction.samples, expected[name].samples)
+
+
+def test_each_push_goes_on_from_the_one_before(model, steps) -> None:
+    s = model.stream(samples=6, seed=SEED, rows=[0, 5, 2])
+    assert (s.rows, s.samples, s.seed, s.first_sample) == ((0, 5, 2), 6, SEED, 0)
+    for n in range(1, 10):
+        p = s.push(steps[:, n - 1])
+        assert s.steps_seen == {0: n, 5: n, 2: n}
+        for b, row in enumerate(s.rows):
+            y, z = closed(steps[b, :n], row, 6)
+            np.testing.assert_array_equal(p["y"].samples[:, b], y)
+            np.testing.assert_array_equal(p["z"].samples[:, b], z[:, -1])
+            np.testing.assert_array_equal(p["w"].samples[:, b], np.tile(steps[b, :n].sum(axis=0), (6, 1)))
+    np.testing.assert_allclose(p["y"].mean, p["y"].samples.mean(axis=0), rtol=1e-6)
+    assert p["y"].std.shape == (3, 2)
+
+
+@pytest.mark.parametrize("steps_a_run", [2, 256])
+def test_chunks_of_any_lengths_give_what_steps_give(model, steps, monkeypatch, steps_a_run) -> None:
+    monkeypatch.setattr(stream, "STEPS_A_RUN", steps_a_run)
+    s = model.stream(samples=6, seed=SEED, rows=[0, 1, 2])
+    s.push(steps[:, :1])
+    p = s.push(steps[:, 1:8])
+    assert p["z"].samples.shape == (6, 3, 7, 2)
+    p = s.push(steps[:, 8:])
+    assert p["z"].samples.shape == (6, 3, 1, 2)
+    for b in range(3):
+        np.testing.assert_array_equal(p["y"].samples[:, b], closed(steps[b], b, 6)[0])
+    whole = model.stream(samples=6, seed=SEED, rows=[0, 1, 2]).push(steps)
+    np.testing.assert_array_equal(whole["y"].samples, p["y"].samples)
+    for b in range(3):
+        np.testing.assert_array_equal(whole["z"].samples[:, b], closed(steps[b], b, 6)[1])
+    backwards = model.stream(samples=6, seed=SEED, rows=[0, 1, 2]).push(steps[:, ::-1])
+    assert not np.array_equal(backwards["y"].samples, p["y"].samples)
+
+
+def test_rows_that_come_go_and_start_anew_leave_the_others_alone(model, steps) -> None:
+    s = model.stream(samples=4, seed=SEED, rows=[3, 1])
+    given = {3: [], 1: [], 9: []}
+
+    def push(rows):
+        for row in rows:
+            given[row].append(steps[rows.index(row), len(given[row])])
+        whole = rows == list(s.rows)
+        p = s.push(np.array([given[row][-1] for row in rows]), rows=None if whole else rows)
+        for b, row in enumerate(rows):
+            np.testing.assert_array_equal(p["y"].samples[:, b], closed(given[row], row, 4)[0])
+
+    push([3, 1])
+    push([1])
+    s.add(row=9)
+    assert s.rows == (3, 1, 9)
+    push([3, 1, 9])
+    push([9, 3])
+    s.reset(rows=[1])
+    given[1] = []
+    push([3, 1, 9])
+    s.remove(row=3)
+    assert s.rows == (1, 9)
+    push([1, 9])
+    s.add(row=3)
+    given[3] = []
+    push([1, 9, 3])
+    assert s.steps_seen == {1: 3, 9: 5, 3: 1}
+    s.reset()
+    given = {row: [] for row in given}
+    assert set(s.steps_seen.values()) == {0}
+    push([1, 9, 3])
+
+
+def test_many_rows_come_and_go_within_bounded_memory(model) -> None:
+    s = model.stream(samples=2, seed=SEED, rows=())
+    for row in range(300):
+        s.add(row)
+        s.push(np.ones((1, 2)), rows=[row])
+    p = s.push(np.ones((300, 2)))
+    for row in (0, 150, 299):
+        np.testing.assert_array_equal(p["y"].samples[:, row], closed(np.ones((2, 2)), row, 2)[0])
+    for row in range(299):
+        s.remove(row)
+    assert len(s._rows._arrays["total"]) <= 4
+    np.testing.assert_array_equal(s.push(np.ones((1, 2)))["y"].samples[:, 0], closed(np.ones((3, 2)), 299, 2)[0])
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("limit", [2, 7, 24])
+def test_how_a_push_is_cut_changes_nothing(streaming, steps, monkeypatch, threads, limit) -> None:
+    monkeypatch.setattr(stream, "SAMPLE_ROWS_A_RUN", limit)
+    s = keepdrop.load(streaming, threads=threads).stream(samples=8, seed=SEED, rows=[0, 1, 2], first_sample=5)
+    sizes = []
+    call = s._session.call
+    monkeypatch.setattr(s._session, "call", lambda n, f: sizes.append(f["num_samples"] * len(f["rows"])) or call(n, f))
+    s.push(steps[:, 0])
+    p = s.push(steps[:, 1:])
+    for b in range(3):
+        y, z = closed(steps[b], b, 8, first_sample=5)
+        np.testing.assert_array_equal(p["y"].samples[:, b], y)
+        np.testing.assert_array_equal(p["z"].samples[:, b], z[:, 1:])
+        np.testing.assert_array_equal(p["w"].samples[:, b], np.tile(steps[b].sum(axis=0), (8, 1)))
+    assert threads > 1 or (max(sizes) <= limit and sum(sizes) == 3 * 24)  # the masks, and two pushes
+
+
+def test_samples_of_two_streams_are_those_of_one(model, steps) -> None:
+    whole = model.stream(samples=10, seed=SEED, rows=[0, 1, 2]).push(steps)
+    first = model.stream(samples=6, seed=SEED, rows=[0, 1, 2]).push(steps)
+    rest = model.stream(samples=4, seed=SEED, rows=[0, 1, 2], first_sample=6).push(steps)
+    np.testing.assert_array_equal(whole["y"].samples, np.concatenate([first["y"].samples, rest["y"].samples]))
+
+
+def test_masks_are_made_once_a_row(model, steps, monkeypatch) -> None:
+    s = model.stream(samples=4, seed=SEED, rows=[0, 1])
+    asked = []
+    call = s._session.call
+    monkeypatch.setattr(s._session, "call", lambda n, f: asked.append((tuple(n), f["rows"].tolist())) or call(n, f))
+    s.push(steps[:2, 0])
+    s.push(steps[:2, 1])
+    s.add(2)
+    s.push(steps[:, 2])
+    s.reset()
+    s.push(steps[:, 3])
+    made = [rows for names, rows in asked if names == ("mask_made",)]
+    assert made == [[0, 1], [2]]
+    assert len(asked) == 4 + 2
+    assert all("mask_made" not in names for names, _ in asked if len(names) > 1)
+
+
+def test_an_error_leaves_the_stream_as_it_was(model, steps, monkeypatch) -> None:
+    s = model.stream(samples=4, seed=SEED, rows=[0, 1, 2])
+    s.push(steps[:, 0])
+    before = s.save()
+    bad = steps[:, 1].copy()
+    bad[1, 0] = np.nan
+    with pytest.raises(InputError, match="input 'x' holds NaN or infinity, first in row 1"):
+        s.push(bad)
+    monkeypatch.setattr(stream, "STEPS_A_RUN", 2)
+    call = s._session.call
+    calls = []
+
+    def failing(names, feeds):
+        calls.append(names)
+        if len(calls) == 3:
+            raise InputError("failed")
+        return call(names, feeds)
+
+    monkeypatch.setattr(s._session, "call", failing)
+    with pytest.raises(InputError, match="failed"):
+        s.push(steps[:, 1:])
+    assert len(calls) == 3
+    assert s.save() == before
+
+
+def test_a_reading_that_is_not_finite_is_refused_with_its_row(model) -> None:
+    s = model.stream(rows=[30, 31, 32])
+    with pytest.raises(InputError, match="first in row 32"):
+        s.push([[1, 2], [3, np.inf]], rows=[30, 32])
+    with pytest.raises(InputError, match="first in row 30"):
+        s.push([[1e300, 2]], rows=[30])
+
+
+@pytest.mark.parametrize(
+    ("x", "shape"),
+    [
+        (np.ones((2, 3)), r"\[2, 3\]"),
+        (np.ones((1, 2)), r"\[1, 2\]"),
+        (np.ones(2), r"\[2\]"),
+        (1, r"\[\]"),
+        (np.ones((2, 0, 2)), r"\[2, 0, 2\]"),
+        (np.ones((2, 1, 1, 2)), r"\[2, 1, 1, 2\]"),
+        ([], r"\[0\]"),
+    ],
+)
+def test_what_does_not_fit_is_told_with_both_forms(model, x, shape) -> None:
+    s = model.stream(rows=[4, 8])
+    expected = rf"input 'x' has shape {shape}; expected float32 \[2, 2\] or \[2, steps, 2\].*rows \[4, 8\]"
+    with pytest.raises(InputError, match=expected):
+        s.push(x)
+    assert s.steps_seen == {4: 0, 8: 0}
+
+
+@pytest.mark.parametrize("x", [[["a", "b"]], [[1, 2], [3]], [[None, 1]], {"x": [[1, 2]], "z": 1}, {}])
+def test_what_is_no_reading_is_refused(model, x) -> None:
+    with pytest.raises(InputError, match="input"):
+        model.stream().push(x)
+
+
+@pytest.mark.parametrize("form", [list, np.float64, np.int32, ">f4", "strided", dict])
+def test_readings_of_any_form_are_taken(model, steps, form) -> None:
+    x = {
+        list: lambda: steps[:, 0].tolist(),
+        "strided": lambda: np.repeat(steps[:, 0], 2, axis=1)[:, ::2],
+        dict: lambda: {"x": steps[:, 0]},
+    }.get(form, lambda: steps[:, 0].astype(form))()
+    p = model.stream(samples=3, seed=SEED, rows=[0, 1, 2]).push(x)
+    np.testing.assert_array_equal(p["y"].samples[:, 1], closed(steps[1, :1], 1, 3)[0])
+
+
+def test_rows_that_do_not_fit_are_told(model) -> None:
+    s = model.stream(rows=[0, 1])
+    x = np.ones((1, 2))
+    with pytest.raises(InputError, match=r"no row 9; add it first, as in stream.add\(row=9\)"):
+        s.push(x, rows=[9])
+    with pytest.raises(InputError, match="names a row twice; give its steps as one chunk"):
+        s.push(np.ones((2, 2)), rows=[1, 1])
+    with pytest.raises(InputError, match="rows is empty"):
+        s.push(x, rows=[])
+    with pytest.raises(InputError, match="expected a sequence of integers"):
+        s.push(x, rows=0)
+    with pytest.raises(InputError, match="expected integers that fit int64"):
+        s.push(x, rows=[0.5])
+    with pytest.raises(InputError, match="no row 9"):
+        s.reset(rows=[9])
+    with pytest.raises(InputError, match="no row 9"):
+        s.remove(9)
+    with pytest.raises(InputError, match="has row 1 already; reset it"):
+        s.add(1)
+    with pytest.raises(InputError, match="row is 'a'; expected an integer"):
+        s.add("a")
+    with pytest.raises(InputError, match="row is 9223372036854775808"):
+        s.add(2**63)
+    with pytest.raises(InputError, match=r"\[5, 5\] and names a row twice; give each an id of its own"):
+        model.stream(rows=[5, 5])
+    s.remove(0)
+    s.remove(1)
+    assert s.rows == ()
+    with pytest.raises(InputError, match="the stream has no rows; add one first"):
+        s.push(x)
+    s.reset()
+    assert model.resume(s.save()).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"samples": 0}, "samples is 0; give 1 or more"),
+        ({"samples": 2.5}, "samples is 2.5; expected an integer"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+        ({"first_sample": -1}, "first_sample is -1; give 0 or more"),
+        ({"first_sample": 2**63 - 2}, "first_sample is 9223372036854775806; give"),
+        ({"rows": "ab"}, "rows is 'ab'"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_told(model, arguments, text) -> None:
+    with pytest.raises(InputError, match=text):
+        model.stream(**arguments)
+
+
+def test_defaults_are_one_row_and_the_files_samples(model) -> None:
+    s = model.stream()
+    assert (s.rows, s.samples, s.seed, s.first_sample, s.steps_seen) == ((0,), 5, 0, 0, {0: 0})
+
+
+def test_an_artifact_either_streams_or_takes_whole_inputs(one, model, x) -> None:
+    whole = keepdrop.load(one)
+    with pytest.raises(InputError, match="does not stream; export the model once more with --streaming"):
+        whole.stream()
+    with pytest.raises(InputError, match="does not stream"):
+        whole.resume(b"")
+    for call in (model.sample, model.predict):
+        with pytest.raises(InputError, match=r"this artifact streams: it takes steps through stream\(\).push"):
+            call(np.ones((1, 4, 2)))
+
+
+def test_a_graph_that_is_not_what_its_metadata_tells_is_refused(write, streaming_text, streaming_metadata) -> None:
+    renamed = streaming_text.replace("plain_next", "plain_after")
+    with pytest.raises(ArtifactError, match=r"the graph lacks \['plain_next'\]"):
+        keepdrop.load(write(renamed, streaming_metadata.to_json()))
+    turned = streaming_text.replace("y = Transpose<perm = [1, 0, 2]>(total_next)", "y = Identity(total_next)")
+    turned = turned.replace("ones = Sub(y, y)", "yt = Transpose<perm = [1, 0, 2]>(y)\n  ones = Sub(yt, yt)")
+    turned = turned.replace("(float[samples,batch,2] y,", "(float[a,b,2] y,")
+    with pytest.raises(ArtifactError, match=r"gave 'y' as \[1, 5, 2\] for 5 samples of 1 rows"):
+        keepdrop.load(write(turned, streaming_metadata.to_json())).stream().push(np.ones((1, 2)))
+
+
+def test_streams_of_one_model_are_pushed_from_several_threads(streaming, steps) -> None:
+    model = keepdrop.load(streaming, threads=2)
+    found = {}
+
+    def one_stream(row):
+        s = model.stream(samples=50, seed=SEED, rows=[row])
+        for n in range(9):
+            p = s.push(steps[:1, n])
+        found[row] = p["y"].samples[:, 0]
+
+    shared = model.stream(samples=50, seed=SEED, rows=range(8))
+
+    def one_row(row):
+        for n in range(9):
+            p = shared.push(steps[:1, n], rows=[row])
+        found[row, "shared"] = p["y"].samples[:, 0]
+
+    threads = [threading.Thread(target=call, args=(row,)) for row in range(8) for call in (one_stream, one_row)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for row in range(8):
+        np.testing.assert_array_equal(found[row], closed(steps[0], row, 50)[0])
+        np.testing.assert_array_equal(found[row, "shared"], closed(steps[0], row, 50)[0])
+
+
+def resident() -> int:
+    """Bytes of memory this process holds, what onnxruntime allocates among them."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_hundred_thousand_steps_take_no_memory(model) -> None:
+    """A step's samples, or its states, kept by mistake would take 1.6 kB a step and row: 30 MB and more."""
+    s = model.stream(samples=200, seed=SEED)
+    step, chunk = np.zeros((1, 2), np.float32), np.zeros((1, 800, 2), np.float32)
+
+    def push(steps, chunks):
+        for _ in range(steps):
+            s.push(step)
+        for _ in range(chunks):
+            s.push(chunk)
+
+    push(1000, 5)
+    before, blocks = resident(), sys.getallocatedblocks()
+    push(19_000, 95)
+    assert s.steps_seen == {0: 100_000}
+    assert resident() - before < 4 << 20
+    assert sys.getallocatedblocks() - blocks < 2000
+    kept = [s.push(step) for _ in range(3000)]
+    assert resident() - before > 4 << 20, "the measure does not see what is kept"
+    assert len(kept) == 3000
+
+
+# Saving and resuming
+
+
+@pytest.fixture
+def started(model, steps):
+    s = model.stream(samples=6, seed=SEED, rows=[4, 0, 2], first_sample=3)
+    s.push(steps[:, :4])
+    s.push(steps[:2, 4], rows=[0, 2])
+    return s
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resumed_stream_gives_the_numbers_to_come(started, streaming, steps, tmp_path, threads) -> None:
+    data = started.save()
+    (tmp_path / "state.npz").write_bytes(data)
+    expected = started.push(steps[:, 5:7]), started.push(steps[:1, 7], rows=[2])
+    again = keepdrop.load(streaming, threads=threads)
+    for source in (data, bytearray(data), memoryview(data), tmp_path / "state.npz", str(tmp_path / "state.npz")):
+        resumed = again.resume(source)
+        assert (resumed.rows, resumed.samples, resumed.seed, resumed.first_sample) == ((4, 0, 2), 6, SEED, 3)
+        assert resumed.steps_seen == {4: 4, 0: 5, 2: 5}
+        assert resumed.save() == data
+        got = resumed.push(steps[:, 5:7]), resumed.push(steps[:1, 7], rows=[2])
+        for have, want in zip(got, expected, strict=True):
+            assert_same(have, want)
+        assert resumed.save() == started.save()
+        resumed.add(11)
+        np.testing.assert_array_equal(
+            resumed.push(steps[:1, 0], rows=[11])["y"].samples[:, 0], closed(steps[0, :1], 11, 6, first_sample=3)[0]
+        )
+
+
+def test_the_saved_state_is_the_documented_file(started) -> None:
+    with np.load(io.BytesIO(started.save()), allow_pickle=False) as file:
+        entries = {name: (str(file[name].dtype), file[name].shape) for name in file.files}
+        assert file["artifact_sha256"] == started._session.sha256()
+        assert file["rows"].tolist() == [4, 0, 2]
+    assert entries == {
+        "keepdrop_stream": ("int64", ()),
+        "contract": ("int64", ()),
+        "artifact_sha256": ("<U64", ()),
+        "seed": ("int64", ()),
+        "first_sample": ("int64", ()),
+        "samples": ("int64", ()),
+        "rows": ("int64", (3,)),
+        "steps_seen": ("int64", (3,)),
+        "state/total": ("float32", (3, 6, 2)),
+        "state/plain": ("float32", (3, 2)),
+    }
+
+
+def changed(data: bytes, **entries) -> bytes:
+    """The saved state with other entries; None drops one."""
+    with np.load(io.BytesIO(data)) as file:
+        arrays = {**{name: file[name] for name in file.files}, **entries}
+    out = io.BytesIO()
+    np.savez(out, **{name: array for name, array in arrays.items() if array is not None})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("entries", "text"),
+    [
+        ({"keepdrop_stream": np.int64(2)}, "bears keepdrop_stream version 2 and this keepdrop knows 1"),
+        ({"contract": np.int64(2)}, "bears contract version 2"),
+        ({"artifact_sha256": np.array("ab" * 32)}, "was saved with another artifact.*'abababababab'"),
+        ({"artifact_sha256": np.int64(1)}, r"its 'artifact_sha256' is int64 \[\], expected text"),
+        ({"artifact_sha256": np.array({"a": 1}, object)}, "Object arrays cannot be loaded when allow_pickle=False"),
+        ({"state/total": None}, "it lacks 'state/total'"),
+        ({"state/other": np.zeros(3)}, r"it also holds \['state/other'\]"),
+        ({"state/total": np.zeros((3, 6, 3), np.float32)}, r"is float32 \[3, 6, 3\], expected float32 \[3, 6, 2\]"),
+        ({"state/total": np.zeros((3, 6, 2))}, "is float64"),
+        ({"state/total": np.zeros((2, 6, 2), np.float32)}, r"expected float32 \[3, 6, 2\]"),
+        ({"state/plain": np.full((3, 2), np.nan, np.float32)}, "state 'plain' of row 4 holds NaN or infinity"),
+        ({"samples": np.int64(0)}, "its 'samples' is 0, expected 1 or more"),
+        ({"samples": np.int64(2**62)}, r"expected float32 \[3, 4611686018427387904, 2\]"),
+        ({"samples": np.float64(6)}, "its 'samples' is float64"),
+        ({"first_sample": np.int64(-1)}, "its 'first_sample' is -1"),
+        ({"first_sample": np.int64(2**63 - 2)}, "first_sample is 9223372036854775806"),
+        ({"rows": np.array([4, 0, 4])}, "rows are not unique"),
+        ({"rows": np.array([[4, 0, 2]])}, "its 'rows' is"),
+        ({"steps_seen": np.array([1, 2, -3])}, "less than no step"),
+        ({"steps_seen": np.array([1, 2])}, r"expected int64 \[3\]"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(started, model, entries, text) -> None:
+    data = started.save()
+    model.resume(changed(data))
+    with pytest.raises(InputError, match=text) as caught:
+        model.resume(changed(data, **entries))
+    assert str(caught.value).count("\n") == 0
+
+
+def test_what_is_no_saved_state_is_refused(model, tmp_path) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    other = io.BytesIO()
+    np.savez(other, x=np.zeros(3))
+    for data in (b"", b"PK", b"text", array.getvalue(), other.getvalue()):
+        with pytest.raises(InputError, match="the saved stream is damaged, or is not a saved stream"):
+            model.resume(data)
+    with pytest.raises(InputError, match=r"cannot read .*none.npz \(No such file"):
+        model.resume(tmp_path / "none.npz")
+    with pytest.raises(InputError, match=r"cannot read .* \(Is a directory"):
+        model.resume(tmp_path)
+    (tmp_path / "text").write_text("text")
+    with pytest.raises(InputError, match="text is damaged, or is not"):
+        model.resume(tmp_path / "text")
+    with pytest.raises(InputError, match="data is 3; give"):
+        model.resume(3)
+
+
+def test_a_damaged_file_is_refused_or_holds_the_same(started, model) -> None:
+    """Cut anywhere, or with any byte changed: the archive's checksums see what matters."""
+    data = started.save()
+    refused = 0
+    for at in range(len(data)):
+        with pytest.raises(InputError):
+            model.resume(data[:at])
+        bent = bytearray(data)
+        bent[at] ^= 0xFF
+        try:
+            resumed = model.resume(bent)
+        except InputError:
+            refused += 1
+        else:
+            assert resumed.save() == data
+    assert refused > len(data) / 2
+
+
+def test_another_artifact_is_refused(started, model, write, streaming_text, streaming_metadata) -> None:
+    other = dataclasses.replace(streaming_metadata, default_samples=9).to_json()
+    with pytest.raises(InputError, match="was saved with another artifact"):
+        keepdrop.load(write(streaming_text, other, "other.onnx")).resume(started.save())
+
+
+def test_a_file_replaced_since_it_was_loaded_has_no_digest(write, streaming_text, streaming_metadata) -> None:
+    path = write(streaming_text, streaming_metadata.to_json(), "mine.onnx")
+    model = keepdrop.load(path)
+    path.unlink()
+    write(streaming_text, streaming_metadata.to_json(), "mine.onnx")
+    with pytest.raises(ArtifactError, match="is no longer the file that was opened; load it again"):
+        model.stream()
+    path.unlink()
+    with pytest.raises(ArtifactError, match="is no longer the file"):
+        model.stream()
+
+
+def test_a_stream_outlives_its_file(write, streaming_text, streaming_metadata) -> None:
+    path = write(streaming_text, streaming_metadata.to_json(), "mine.onnx")
+    s = keepdrop.load(path).stream()
+    path.unlink()
+    s.push(np.ones((1, 2)))
+    assert len(s.save()) > 0
+
+
+def test_a_state_that_is_not_finite_is_not_saved(model) -> None:
+    s = model.stream(samples=3, rows=[0, 6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, on the variance of infinite samples
+        s.push(np.full((1, 2, 2), 3e38), rows=[6])
+    with pytest.raises(InputError, match="state '.*' of row 6 holds NaN or infinity.*reset or remove that row"):
+        s.save()
+    s.reset(rows=[6])
+    model.resume(s.save())
+
+
+def test_how_far_a_sample_may_be_follows_the_block(write, streaming_text, streaming_metadata) -> None:
+    far = dataclasses.replace(
+        streaming_metadata,
+        draws=(Draw("d", "call", "dropout", 0.5, (None, 2), generator=0, offset=0),),
+        stream=dataclasses.replace(streaming_metadata.stream, block=1000),
+    )
+    model = keepdrop.load(write(streaming_text, far.to_json()))
+    model.stream(first_sample=2**50)
+    with pytest.raises(InputError, match="first_sample is 9007199254740992; give"):
+        model.stream(first_sample=2**53)
