@@ -14,6 +14,7 @@ from .bench import bench
 from .inspect import inspect
 from .interrupts import told
 from .predict import predict
+from .stream import stream
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
 EXPORTER_VERBS = {
@@ -94,5 +95,5 @@ def main() -> None:
     """
 
 
-for verb in (bench, inspect, predict):
+for verb in (bench, inspect, predict, stream):
     main.add_command(verb)

@@ -1,0 +1,331 @@
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import keepdrop
+from keepdrop import cli
+from keepdrop.artifact import Tensor
+
+# The package's attribute of that name is the command.
+command = importlib.import_module("keepdrop.cli.stream")
+
+SEED = 7
+COMMAND = [sys.executable, "-c", "from keepdrop.cli import main; main()", "stream"]
+
+
+def call(*arguments, given="", code=0):
+    """The exit code is checked; gives the answers and what stood on standard error."""
+    result = CliRunner().invoke(cli.main, ["stream", *map(str, arguments)], input=given)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+
+def refused(*arguments, given="", code=1) -> str:
+    answers, error = call(*arguments, given=given, code=code)
+    assert error.count("keepdrop: ") == 1 and error.count("\n") == 1, error
+    return error
+
+
+@pytest.fixture
+def steps():
+    """[20 steps, 2], whole numbers."""
+    return np.random.default_rng(1).integers(-4, 5, (20, 2)).astype(np.float32)
+
+
+def csv_of(steps, ids=None) -> str:
+    lines = ["a,b" if ids is None else "a,sensor,b"]
+    for n, (a, b) in enumerate(steps):
+        lines.append(f"{a},{b}" if ids is None else f"{a},{ids[n]},{b}")
+    return "\n".join(lines) + "\n"
+
+
+def json_of(steps, ids) -> str:
+    return "".join(json.dumps({"id": i, "x": step.tolist()}) + "\n" for i, step in zip(ids, steps, strict=True))
+
+
+def expected(streaming, steps, ids, samples=5, seed=0):
+    """Means and standard deviations of y as the library has them, with the steps of each row."""
+    s = keepdrop.load(streaming).stream(samples=samples, seed=seed, rows=sorted(set(ids)))
+    for i, step in zip(ids, steps, strict=True):
+        p = s.push([step], rows=[i])["y"]
+        yield {"id": i, "step": s.steps_seen[i], "y_mean": p.mean[0], "y_std": p.std[0]}
+
+
+def assert_answers(answers, wanted) -> None:
+    wanted = list(wanted)
+    assert len(answers) == len(wanted)
+    for answer, want in zip(answers, wanted, strict=True):
+        for key, value in want.items():
+            np.testing.assert_array_equal(np.asarray(answer[key], np.asarray(value).dtype), value)
+
+
+IDS = [3, 3, 8, 3, 8, -1, 3, 8] + [8, 3] * 6
+
+
+def test_csv_is_answered_line_by_line(streaming, steps) -> None:
+    answers, error = call(streaming, "--id", "sensor", "--samples", 9, "--seed", SEED, given=csv_of(steps, IDS))
+    assert_answers(answers, expected(streaming, steps, IDS, samples=9, seed=SEED))
+    assert error == ""
+    assert list(answers[0]) == ["id", "step", "y_mean", "y_std", "z_mean", "z_std", "w_mean", "w_std"]
+
+
+def test_json_lines_are_answered_line_by_line(streaming, steps) -> None:
+    answers, _ = call(streaming, "--samples", 9, "--seed", SEED, given=json_of(steps, IDS))
+    assert_answers(answers, expected(streaming, steps, IDS, samples=9, seed=SEED))
+    renamed = json_of(steps, IDS).replace('"id"', '"sensor"')
+    assert call(streaming, "--samples", 9, "--seed", SEED, "--id", "sensor", given=renamed)[0] == answers
+    named = json_of(steps, IDS).replace('"x": [', '"x": {"x": [').replace("]}", "]}}")
+    assert call(streaming, "--samples", 9, "--seed", SEED, given=named)[0] == answers
+    assert call(streaming, "--samples", 9, given=json_of(steps, IDS))[0] != answers
+
+
+def test_without_ids_there_is_one_row(streaming, steps) -> None:
+    answers, _ = call(streaming, given=csv_of(steps))
+    assert_answers(answers, expected(streaming, steps, [0] * 20))
+    lines = "".join(json.dumps({"x": step.tolist()}) + "\n" for step in steps)
+    assert call(streaming, given=lines)[0] == answers
+
+
+def test_intervals_are_those_of_the_samples(streaming, steps) -> None:
+    answers, _ = call(streaming, "--interval", 0.9, "--interval", 0.5, "--samples", 40, given=csv_of(steps[:1]))
+    p = keepdrop.load(streaming).stream(samples=40).push(steps[:1])["y"]
+    for level in (0.9, 0.5):
+        np.testing.assert_array_equal(
+            np.float32([answers[0][f"y_low_{level}"], answers[0][f"y_high_{level}"]]), np.stack(p.interval(level))[:, 0]
+        )
+
+
+def test_a_chunk_in_json_counts_its_steps(streaming, steps) -> None:
+    given = json.dumps({"x": steps[:3].tolist()}) + "\n" + json.dumps({"x": steps[3].tolist()}) + "\n"
+    answers, _ = call(streaming, given=given)
+    assert [answer["step"] for answer in answers] == [3, 4]
+    assert np.shape(answers[0]["z_mean"]) == (3, 2)
+    assert_answers(answers[1:], list(expected(streaming, steps[:4], [0] * 4))[3:])
+
+
+def test_what_is_no_number_is_null(streaming, steps) -> None:
+    answers, _ = call(streaming, "--samples", 1, given=csv_of(steps[:1]))
+    assert answers[0]["y_std"] == [None, None]
+
+
+def test_several_inputs_come_by_name(write, streaming_text, streaming_metadata, steps) -> None:
+    text = streaming_text.replace(
+        "toy (float[batch,steps,2] x,", "toy (float[batch,steps,2] x, float[batch,steps,1] e,"
+    )
+    text = text.replace("weighted = Mul(x, n3)", "xe = Mul(x, e)\n  weighted = Mul(xe, n3)")
+    inputs = (*streaming_metadata.inputs, Tensor("e", "float32", (None, None, 1)))
+    metadata = type(streaming_metadata)(**{**vars(streaming_metadata), "inputs": inputs})
+    path = write(text, metadata.to_json(), "several.onnx")
+    answers, _ = call(path, given='{"x": {"x": [1, 2], "e": [3]}}\n')
+    assert answers[0]["y_mean"] == [9, 18]
+    assert "CSV has no place for the model's 2 inputs" in refused(path, given="a,b,c\n1,2,3\n")
+    assert "line 1: no array was given for input ['e']" in refused(path, given='{"x": [1, 2]}\n')
+
+
+GOOD = '{"id": 3, "x": [1, 2]}\n'
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (GOOD + "nonsense", "line 2 is not JSON (Expecting value at character 1); give one object a line"),
+        (GOOD + "[1, 2]\n", "line 2 has no 'x'; give one object a line"),
+        (GOOD + '{"id": 3, "y": [1, 2]}\n', "line 2 has no 'x'"),
+        (GOOD + '{"id": 3, "x": [1, 2], "t": 1}\n', "line 2 holds ['t'] too"),
+        (GOOD + '\n{"id": "a", "x": [1, 2]}\n', "line 3, 'id' is 'a'; expected an integer"),
+        (GOOD + '{"id": true, "x": [1, 2]}\n', "line 2, 'id' is True"),
+        (GOOD + '{"id": 9223372036854775808, "x": [1, 2]}\n', "line 2: row is 9223372036854775808"),
+        (GOOD + '{"id": 4, "x": [1, NaN]}\n', "line 2: input 'x' holds NaN or infinity, first in row 4"),
+        (GOOD + '{"id": 4, "x": [1]}\n', "line 2: input 'x' has shape [1, 1]; expected float32 [1, 2]"),
+        (GOOD + '{"id": 4, "x": [1, null]}\n', "line 2: input 'x' holds object"),
+        (GOOD + '{"id": 4, "x": ' + "[" * 100_000 + "\n", "line 2 is not JSON"),
+        (b'{"id": 3, "x": [1, 2]}\n\xff\n', "line 2 is not text in UTF-8"),
+        ("id,a,b\n3,1,2\n3,1\n", "line 3 has 2 cells and the header 3"),
+        ("id,a,b\n3,1,2\n3,1,\n", "line 3, column 'b' is ''; expected a number"),
+        ("id,a,b\n3,1,2\n3.5,1,2\n", "line 3, column 'id' is '3.5'; expected an integer"),
+        ("id,a,b\n3,1,2\n3,1,inf\n", "line 3: input 'x' holds NaN or infinity, first in row 3"),
+        ('id,a,b\n3,1,2\n3,1,"2\n', "line 3 is not CSV"),
+    ],
+)
+def test_a_bad_line_is_told_and_what_came_before_is_kept(streaming, tmp_path, given, text) -> None:
+    state = tmp_path / "state.npz"
+    id_name = ["--id", "id"] if "a,b" in str(given) else []
+    answers, error = call(streaming, "--state", state, *id_name, given=given, code=1)
+    assert [answer["id"] for answer in answers] == [3]
+    assert text in error and error.startswith("keepdrop: ") and error.count("\n") == 1
+    assert keepdrop.load(streaming).resume(state).steps_seen == {3: 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("1,2\n3,4\n", "line 1 is not a header: all its cells are numbers"),
+        (
+            "a,b,c\n",
+            "line 1 has 3 columns, ['a', 'b', 'c']; a step of input 'x' takes 2; leave out the others, or name",
+        ),
+        ("a,id\n", "line 1 has 1 columns besides 'id'"),
+        ("a,b\n", "line 1 has no column 'id'; its columns are ['a', 'b']"),
+    ],
+)
+def test_a_header_that_does_not_fit_is_told(streaming, given, text) -> None:
+    assert text in refused(streaming, *(["--id", "id"] if "'id'" in text else []), given=given)
+
+
+def test_no_readings_are_no_error(streaming, tmp_path) -> None:
+    for given in ("", "\n\n", "a,b\n"):
+        assert call(streaming, "--state", tmp_path / "s.npz", given=given) == ([], "")
+    assert list(tmp_path.glob("s.npz")) == []
+    assert len(call(streaming, given="\ufeffa,b\r\n1,2\r\n\r\n3,4")[0]) == 2
+
+
+def test_a_state_is_gone_on_from(streaming, steps, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    options = [streaming, "--id", "sensor", "--state", state]
+    first, error = call(*options, "--samples", 9, "--seed", SEED, given=csv_of(steps[:11], IDS[:11]))
+    assert error == ""
+    second, error = call(*options, given=csv_of(steps[11:], IDS[11:]))
+    assert error == f"keepdrop: goes on from {state}: 3 rows, 1 to 5 steps each\n"
+    assert_answers(first + second, expected(streaming, steps, IDS, samples=9, seed=SEED))
+    assert [path.name for path in tmp_path.iterdir() if "state" in path.name] == ["state.npz"]
+    assert call(*options, "--samples", 9, "--seed", SEED, given=csv_of(steps[:1], IDS[:1]))[0][0]["step"] == 11
+
+
+def test_a_state_of_something_else_is_refused_and_left(one, streaming, steps, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    call(streaming, "--state", state, "--seed", SEED, given=csv_of(steps))
+    content = state.read_bytes()
+    for option, kept in (("--samples", 5), ("--seed", SEED)):
+        error = refused(streaming, "--state", state, option, 6, given=csv_of(steps)).splitlines()[-1]
+        assert f"goes on with {option[2:]} {kept} and {option} is 6; leave {option} out" in error
+    assert state.read_bytes() == content
+    state.write_bytes(content[:-1])
+    assert "state.npz is damaged" in refused(streaming, "--state", state, given=csv_of(steps))
+    assert state.read_bytes() == content[:-1]
+    assert "does not stream" in refused(one, given=csv_of(steps))
+
+
+def test_options_that_do_not_fit_are_told(streaming, tmp_path) -> None:
+    assert "is a directory" in refused(streaming, "--state", tmp_path)
+    assert "does not exist; make it first" in refused(streaming, "--state", tmp_path / "none" / "state.npz")
+    assert "--save-every needs --state" in call(streaming, "--save-every", 3, code=2)[1]
+    call(streaming, "--save-every", 0, "--state", tmp_path / "s", code=2)
+    call(streaming, "--interval", 1, code=2)
+
+
+def test_a_save_that_fails_leaves_the_older_file(streaming, steps, tmp_path, monkeypatch) -> None:
+    state = tmp_path / "state.npz"
+    call(streaming, "--state", state, given=csv_of(steps))
+    content = state.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    error = call(streaming, "--state", state, given=csv_of(steps), code=1)[1]
+    assert (
+        "cannot write" in error and "No space left on device" in error and "an older file there is as it was" in error
+    )
+    assert state.read_bytes() == content
+    assert [path.name for path in tmp_path.glob("*state*")] == ["state.npz"]
+
+
+# As processes
+
+
+@contextlib.contextmanager
+def running(*arguments, **options):
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([*COMMAND, *map(str, arguments)], text=True, **{**pipes, **options}) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def ask(process, line: str):
+    process.stdin.write(line)
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
+
+
+def test_an_answer_comes_before_the_next_reading_is_sent(streaming, steps) -> None:
+    with running(streaming) as process:
+        process.stdin.write("a,b\n")
+        answers = [ask(process, f"{a},{b}\n") for a, b in steps]
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.stdout.read() == ""
+        assert process.wait(10) == 0
+    assert_answers(answers, expected(streaming, steps, [0] * 20))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interruption_saves_the_state(streaming, steps, tmp_path, number, code) -> None:
+    state = tmp_path / "state.npz"
+    lines = json_of(steps, IDS).splitlines(keepends=True)
+    with running(streaming, "--state", state) as process:
+        first = [ask(process, line) for line in lines[:7]]
+        process.send_signal(number)
+        assert process.wait(10) == code
+        assert process.stderr.read() == f"keepdrop: interrupted; the state is saved in {state}\n"
+    second, _ = call(streaming, "--state", state, given="".join(lines[7:]))
+    assert_answers(first + second, expected(streaming, steps, IDS))
+
+
+def test_an_interruption_without_a_state_says_so(streaming, steps) -> None:
+    with running(streaming) as process:
+        ask(process, GOOD)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
+        assert process.stderr.read() == "keepdrop: interrupted; no state is kept without --state\n"
+
+
+def test_a_kill_loses_the_steps_since_the_last_save_and_no_more(streaming, steps, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    options = [streaming, "--state", state, "--save-every", 3]
+    lines = json_of(steps, IDS).splitlines(keepends=True)
+    with running(*options) as process:
+        first = [ask(process, line) for line in lines[:8]]
+        process.kill()
+        process.wait(10)
+    (tmp_path / ".state.npz.1.tmp").write_bytes(b"half a file, as a kill amid a save leaves it")
+    assert sum(keepdrop.load(streaming).resume(state).steps_seen.values()) == 6
+    second, error = call(*options, given="".join(lines[6:]))
+    assert "goes on from" in error
+    assert_answers(first[:6] + second, expected(streaming, steps, IDS))
+    assert first[6:] == second[:2]
+    assert [path.name for path in tmp_path.glob("*state*")] == ["state.npz"]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_file(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    answered = 0
+    for answers in (2, 5, 17, 40):
+        with running(streaming, "--state", state, "--save-every", 1, "--samples", 300, stderr=None) as process:
+            process.stdin.write("a,b\n" + "1,1\n" * 400)
+            process.stdin.flush()
+            for _ in range(answers):
+                answered = json.loads(process.stdout.readline())["step"]
+            process.kill()  # whatever it is at by now
+            process.wait(10)
+        (kept,) = keepdrop.load(streaming).resume(state).steps_seen.values()
+        assert kept >= answered - 1
+
+
+def test_a_reader_that_leaves_ends_it_quietly(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    with running(streaming, "--state", state) as process:
+        ask(process, GOOD)
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(GOOD * 3)
+            process.stdin.flush()
+        process.wait(10)
+        assert process.stderr.read() == ""
+    assert keepdrop.load(streaming).resume(state).steps_seen == {3: 2}
