@@ -36,6 +36,7 @@ SAMPLES = 200
 SEED = 7
 LEVEL = 0.9
 SHOWN = 10 * 24
+STREAMED = 24  # windows that are also pushed hour by hour
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def train(windows: Windows, scale: Scale) -> keras.Model:
     return model
 
 
-def export(source: Path, target: Path) -> None:
-    keepdrop_exporter.export(source, target)
+def export(source: Path, target: Path, streaming: bool = False) -> None:
+    keepdrop_exporter.export(source, target, streaming=streaming)
     verified = keepdrop.load(target).metadata.verified
     print(f"   {verified.rows} rows x {verified.samples} samples equal Keras', draw by draw:")
     for output in verified.outputs:
@@ -122,13 +123,40 @@ def forecast(artifact: Path, windows: Windows, scale: Scale) -> tuple[np.ndarray
     return mean, low, high, milliseconds
 
 
+def windows_as_streams(artifact: Path, streaming: Path, windows: Windows) -> float:
+    """How far the samples of the last windows are from those of streams that were given the same hours one by one."""
+    whole, shown = keepdrop.load(artifact), windows.x[-STREAMED:]
+    rows = range(len(shown))
+    stream = keepdrop.load(streaming).stream(samples=SAMPLES, seed=SEED, rows=rows)
+    for hour in range(WINDOW):
+        p = stream.push(shown[:, hour])
+    expected = whole.sample(shown, samples=SAMPLES, seed=SEED, rows=rows)
+    verified = whole.metadata.verified
+    np.testing.assert_allclose(p.samples, expected, rtol=verified.rtol, atol=verified.atol)
+    return float(np.abs(p.samples - expected).max())
+
+
+def live(artifact: Path, streaming: Path, windows: Windows, scale: Scale) -> tuple[np.ndarray, float, float]:
+    """Mean [N] of one stream over all hours, in °F, and the median milliseconds of a step and of a window's call."""
+    whole, stream = keepdrop.load(artifact), keepdrop.load(streaming).stream(samples=SAMPLES, seed=SEED)
+    means, steps, calls = [stream.push(windows.x[:1]).mean], [], []
+    for window in windows.x[1:]:
+        start = time.perf_counter()
+        means.append(stream.push(window[-1:]).mean)
+        middle = time.perf_counter()
+        whole.predict(window[np.newaxis], samples=SAMPLES, seed=SEED)
+        steps.append(middle - start)
+        calls.append(time.perf_counter() - middle)
+    return scale.mean + scale.std * np.concatenate(means)[:, 0], *(1000 * float(np.median(t)) for t in (steps, calls))
+
+
 def share_inside(truth: np.ndarray, low: np.ndarray, high: np.ndarray) -> float:
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
 def table(rows: list[tuple[str, str]]) -> None:
     for name, value in rows:
-        print(f"   {name:<42}{value:>12}")
+        print(f"   {name:<50}{value:>12}")
 
 
 def plot(windows: Windows, mean: np.ndarray, low: np.ndarray, high: np.ndarray, path: Path) -> None:
@@ -205,11 +233,28 @@ def main() -> None:
     )
     print("   (the interval is the spread of the dropout samples alone; nothing has calibrated it)")
 
+    step("export for streaming, and push the same hours one by one, as a thermometer would deliver them")
+    streaming = DEMO / "stream.onnx"
+    export(source, streaming, streaming=True)
+    apart = windows_as_streams(artifact, streaming, held_out)
+    streamed, push, call = live(artifact, streaming, held_out, scale)
+    table(
+        [
+            (f"the last {STREAMED} windows, streamed: largest difference", f"{apart:.1e}"),
+            (f"time an hour, streamed ({SAMPLES} samples)", f"{push:.2f} ms"),
+            (f"time an hour, its window of {WINDOW} called anew", f"{call:.2f} ms"),
+            ("mean absolute error of one stream over all hours", f"{np.abs(streamed - truth).mean():.2f} °F"),
+        ]
+    )
+    print(
+        f"   (medians; a stream remembers more than the {WINDOW} hours it was trained on, so from then on it differs)"
+    )
+
     np.save(DEMO / "windows.npy", held_out.x[-24:])
     shown = Windows(held_out.x[-SHOWN:], held_out.temperature[-SHOWN:], held_out.hours[-SHOWN:])
     save_readings(shown, DEMO / "readings.csv")
     plot(held_out, mean, low, high, DEMO / "forecast.png")
-    step("written: demo/forecaster.keras, forecaster.onnx, windows.npy, readings.csv, forecast.png")
+    step("written: demo/forecaster.keras, forecaster.onnx, stream.onnx, windows.npy, readings.csv, forecast.png")
 
 
 if __name__ == "__main__":
