@@ -7,7 +7,7 @@ import graphlib
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,18 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from keepdrop import ArtifactError, artifact_check, onnx_file
 from keepdrop.artifact import (
     CHECKSUM_KEY,
+    MADE_SUFFIX,
     METADATA_KEY,
+    NEXT_SUFFIX,
     NUM_SAMPLES,
     OPSET,
     RESERVED_NAMES,
     ROWS,
+    STEPS_SEEN,
     UNSEEDED_OPERATORS,
     Metadata,
+    State,
+    Stream,
     Tensor,
 )
 
@@ -67,8 +72,10 @@ def to_onnx(
     graph = frozen.graph.as_graph_def(add_shapes=True)
     names_in = {x.name: x.name.removesuffix(":0") for x in frozen.inputs}
     # The structured outputs of a concrete function are sorted by name.
-    names_out = dict(zip([y.name for y in frozen.outputs], sorted(t.name for t in outputs), strict=True))
+    names_out = dict(zip([y.name for y in frozen.outputs], sorted(traced.function.structured_outputs), strict=True))
     calls = [_cut_out(graph, recurrence) for recurrence in traced.recurrences]
+    # What a stream hands to a recurrence may be an input of the graph itself.
+    needed = [name for call in calls for name in call.tensors if name not in names_in]
     with _quiet():
         model: onnx.ModelProto
         try:
@@ -76,7 +83,7 @@ def to_onnx(
                 graph,
                 name="keepdrop",
                 input_names=[*names_in, *(name for call in calls for name in call.results)],
-                output_names=[*names_out, *dict.fromkeys(name for call in calls for name in call.tensors)],
+                output_names=[*names_out, *dict.fromkeys(needed)],
                 opset=OPSET,
                 tensors_to_rename={**names_in, **names_out},
                 custom_op_handlers={name: (handler, []) for name, handler in _HANDLERS.items()},
@@ -84,12 +91,14 @@ def to_onnx(
         except Exception as error:
             raise ConvertError(f"tf2onnx cannot convert the traced model ({type(error).__name__}: {error})") from error
     for recurrence, call in zip(traced.recurrences, calls, strict=True):
-        nodes = onnx_recurrence.build(recurrence, call.tensors, call.results)
+        nodes = onnx_recurrence.build(recurrence, [names_in.get(name, name) for name in call.tensors], call.results)
         model.graph.node.extend(nodes.nodes)
         model.graph.initializer.extend(nodes.constants)
     _sort(model.graph)
     _refuse_operators(model)
-    _declare(model, inputs, outputs, defaults)
+    _declare(model, inputs, outputs, defaults, traced.stream)
+    if traced.stream:
+        _make_once(model.graph, traced.stream.masks)
     model.ir_version = _IR_VERSION
     model.producer_name, model.producer_version = "keepdrop", ""
     try:
@@ -227,7 +236,11 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def _declare(
-    model: onnx.ModelProto, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]
+    model: onnx.ModelProto,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    defaults: Mapping[str, int],
+    stream: Stream | None,
 ) -> None:
     """Give the graph's tensors the contract's order, axes and defaults."""
     graph = model.graph
@@ -241,13 +254,83 @@ def _declare(
         rest = tensor.shape[len(leading) :]
         return [*leading, *(n if n is not None else f"{tensor.name}_{len(leading) + i}" for i, n in enumerate(rest))]
 
+    def carried(state: State, name: str, batch: str) -> onnx.ValueInfoProto:
+        return value(name, [batch, *([NUM_SAMPLES] if state.per_sample else []), *state.shape])
+
     controls = [value(name, [_BATCH] if name == ROWS else []) for name in declared if name in RESERVED_NAMES]
     own = [value(t.name, axes(t, [_BATCH])) for t in inputs]
     samples = [value(t.name, axes(t, [NUM_SAMPLES, _BATCH])) for t in outputs]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend([*own, *sorted(controls, key=lambda v: RESERVED_NAMES.index(v.name))])
     graph.output.extend(samples)
+    if stream:
+        graph.input.append(value(STEPS_SEEN, [_BATCH]))
+        graph.input.extend(carried(s, s.name, _BATCH) for s in stream.states)
+        graph.input.extend(carried(s, s.name, f"{_BATCH}_or_0") for s in stream.masks)
+        graph.output.extend(carried(s, s.name + NEXT_SUFFIX, _BATCH) for s in stream.states)
+        graph.output.extend(carried(s, s.name + MADE_SUFFIX, _BATCH) for s in stream.masks)
     graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n, np.int64), name) for name, n in defaults.items())
+
+
+def _make_once(graph: onnx.GraphProto, masks: Sequence[State]) -> None:
+    """Put what only the masks need under an ``If``: it runs where they are given with batch 0, and never again."""
+    made = [mask.name + MADE_SUFFIX for mask in masks]
+    for_masks = _needed(graph, made)
+    for_others = _needed(graph, [y.name for y in graph.output if y.name not in made])
+    nodes = list(graph.node)
+    inside = [nodes[i] for i in sorted(for_masks - for_others)]
+    outside = [nodes[i] for i in sorted(for_others)]
+    _rename(inside, {name: f"{name}/new" for name in made})
+    _rename(outside, {mask.name: mask.name + MADE_SUFFIX for mask in masks})
+    declared = {y.name: y for y in graph.output}
+
+    def branch(name: str, suffix: str, body: Sequence[onnx.NodeProto]) -> onnx.GraphProto:
+        values = []
+        for y in made:
+            values.append(onnx.ValueInfoProto())
+            values[-1].CopyFrom(declared[y])
+            values[-1].name = f"{y}/{suffix}"
+        return onnx.helper.make_graph(body, name, [], values)
+
+    given = [onnx.helper.make_node("Identity", [mask.name], [f"{mask.name}{MADE_SUFFIX}/given"]) for mask in masks]
+    choice = [
+        onnx.helper.make_node("Shape", [masks[0].name], ["stream/rows_with_masks"], start=0, end=1),
+        onnx.helper.make_node("Equal", ["stream/rows_with_masks", "stream/none"], ["stream/without_masks"]),
+        onnx.helper.make_node(
+            "If",
+            ["stream/without_masks"],
+            made,
+            then_branch=branch("make_masks", "new", inside),
+            else_branch=branch("take_masks", "given", given),
+        ),
+    ]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(1, np.int64), "stream/none"))
+    del graph.node[:]
+    graph.node.extend([*choice, *outside])
+    _sort(graph)
+
+
+def _needed(graph: onnx.GraphProto, names: Sequence[str]) -> set[int]:
+    """The numbers of the nodes that these tensors come from."""
+    made_by = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    found: set[int] = set()
+    waiting = [made_by[name] for name in names if name in made_by]
+    while waiting:
+        i = waiting.pop()
+        if i not in found:
+            found.add(i)
+            waiting += [made_by[name] for name in _read_by(graph.node[i]) if name in made_by]
+    return found
+
+
+def _rename(nodes: Sequence[onnx.NodeProto], names: Mapping[str, str]) -> None:
+    """Give tensors other names, in bodies of control flow too."""
+    for node in nodes:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(list(attribute.g.node), names)
 
 
 def _refuse_operators(model: onnx.ModelProto) -> None:

@@ -52,6 +52,10 @@ class Frontier:
         """The row-level tensor [B, ...] that ``x`` repeats, if it does nothing else."""
         return self._origins.get(x.ref()) if tf.is_tensor(x) else None
 
+    def at_rows(self, x: tf.Tensor) -> bool:
+        """Whether nothing random has gone into ``x``: it is [B, ...]."""
+        return x.ref() in self._at_rows
+
     def _apply(self, operation: Any, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """One operation of a graph, which ``call`` runs as Keras would."""
         tensors = [x for x in keras.tree.flatten((args, kwargs)) if tf.is_tensor(x)]

@@ -146,8 +146,12 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
         attributes["activation_beta"] = [beta for _, beta in parameters]
     if r.cell == "GRU":
         attributes["linear_before_reset"] = int(r.reset_after)
-    states = 2 if r.cell == "LSTM" else 1
-    sequence, *final = nodes.add_many(r.cell, [merged, *(nodes.constant(w) for w in weights)], 1 + states, **attributes)
+    states = r.state_count
+    operands = [merged, *(nodes.constant(w) for w in weights)]
+    if r.carried:
+        flat = nodes.constant(np.array([1, -1, r.units]))
+        operands += ["", *(nodes.add("Reshape", state, flat) for state in inputs[-states:])]  # [1, N, H]
+    sequence, *final = nodes.add_many(r.cell, operands, 1 + states, **attributes)
     units = nodes.constant(np.array([r.units]))
     unmerged = nodes.add("Concat", lead, units, axis=0)
     finals = [nodes.add("Reshape", state, unmerged) for state in final]  # [1, N, H] -> [P, Q, H]
@@ -168,11 +172,12 @@ def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     x, *rest = inputs
     step = _Step(r, nodes, x, rest[: r.input_masks], rest[r.input_masks : r.input_masks + r.recurrent_masks])
     body = step.body
-    old = [body.name("h"), body.name("c")][: 2 if r.cell == "LSTM" else 1]
+    old = [body.name("h"), body.name("c")][: r.state_count]
+    steps = inputs[1 + r.input_masks + r.recurrent_masks] if r.masked else None
     new = _CELLS[r.cell](r, body, step, *old)
     output = new[0]
-    if r.masked:
-        counts = step.scan(inputs[-1])  # [P, 1 or Q, 1]
+    if steps is not None:
+        counts = step.scan(steps)  # [P, 1 or Q, 1]
         if r.zero_output_for_mask:
             output = body.add("Where", counts, new[0], nodes.constant(np.float32(0)))
         new = [body.add("Where", counts, n, o) for n, o in zip(new, old, strict=True)]
@@ -187,7 +192,7 @@ def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
             # Older onnxruntime wants a shape for each, if only its rank.
             *(
                 helper.make_tensor_value_info(
-                    name, TensorProto.BOOL if r.masked and source == inputs[-1] else TensorProto.FLOAT, [None] * 3
+                    name, TensorProto.BOOL if source == steps else TensorProto.FLOAT, [None] * 3
                 )
                 for source, name in step.scanned
             ),
@@ -196,7 +201,10 @@ def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     )
     results = nodes.add_many(
         "Scan",
-        [*[step.zero_state] * len(old), *(source for source, _ in step.scanned)],
+        [
+            *(inputs[-len(old) :] if r.carried else [step.zero_state()] * len(old)),
+            *(source for source, _ in step.scanned),
+        ],
         len(old) + len(emits),
         body=graph,
         num_scan_inputs=len(step.scanned),
@@ -232,9 +240,12 @@ class _Step:
         self._lead = (
             nodes.add("Shape", keeps[0], start=0, end=2) if keeps else nodes.add("Shape", x, start=1, end=3)
         )  # P, Q
-        self.zero_state = self._filled(0, r.units)
         self._ones: dict[int, str] = {}
         self._wide: str | None = None
+
+    def zero_state(self) -> str:
+        """Zeros, [P, Q, H]."""
+        return self._filled(0, self._r.units)
 
     def scan(self, source: str) -> str:
         """Scan a tensor over its first axis; the name of one step of it."""

@@ -66,17 +66,50 @@ def mix(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
     Parameters
     ----------
     seed
-        int64 [].
+        int64 [] or [n], the first number of each state, before Keras' floormod.
     counters
-        int64 [n], the second number of each state, before Keras' floormod.
+        int64 [n], the second number.
 
     Returns
     -------
     tf.Tensor
         int64 [2, n]: the draw's key ``mix0 << 32 | mix1``, and the upper counter words ``mix2 << 32 | mix3``.
     """
-    states = seed * _column([1, 0], 2) + counters * _column([0, 1], 2)
-    w = tf.math.floormod(states, _MODULUS) * _TWO32 + _column(_keys(_SEEDING_KEY, 0), 2)  # [2, n]
+    states = tf.math.floormod(_states(seed, counters), _MODULUS)
+    return _mixed(states * _TWO32 + _column(_keys(_SEEDING_KEY, 0), 2))
+
+
+def fold_in(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
+    """The first number of ``tf.random.experimental.stateless_fold_in([seed, counter], e)``, the same for all e.
+
+    The second is e. The states are TensorFlow's here, which takes all 64 bits of each number.
+
+    Parameters
+    ----------
+    seed
+        int64 [].
+    counters
+        int64 [n].
+
+    Returns
+    -------
+    tf.Tensor
+        int64 [n].
+    """
+    states = _states(seed, counters)
+    high_keys = tf.bitwise.bitwise_xor(_high(states), _column(_keys(_SEEDING_KEY, 0), 2))
+    state = axes.reshape(_mixed(states * _TWO32 + high_keys), [1, 2, -1, 1])
+    first = _rounds(state, np.zeros((1, 1, 1, 1), np.int64), flip=False)[0, 0, :, 0]  # c0 << 32 | c1
+    return _high(first) + first * _TWO32
+
+
+def _states(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
+    """[2, n]"""
+    return seed * _column([1, 0], 2) + counters * _column([0, 1], 2)
+
+
+def _mixed(w: tf.Tensor) -> tf.Tensor:
+    """One block under the key of the seeding: [2, n]."""
     # On so few numbers a product of matrices costs less than a product and a swap.
     swapped = np.array([[0, _MULTIPLIERS[1]], [_MULTIPLIERS[0], 0]], np.int64)
     for i in range(1, _ROUNDS + 1):
@@ -103,6 +136,13 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
         int64 [4, ..., n]: word e of each block times 2^41, whose upper 23 bits are the word's low 23 bits;
         what stands below those bits is of no meaning.
     """
+    w = _rounds(state, index, flip)
+    words = tf.expand_dims(w[0], 1) * _TO_TOP.reshape([2] + [1] * (state.shape.rank - 2))  # [2, 2, ..., n]
+    return axes.merge(words)
+
+
+def _rounds(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
+    """Blocks as they are after the last round: int64 [1, 2, ..., n]."""
     rank = state.shape.rank
     xor = tf.bitwise.bitwise_xor
     mixed, counter = tf.split(state, 2, axis=1)  # [1, 1, ..., 1] each
@@ -123,8 +163,7 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
     multipliers = _column(_MULTIPLIERS, rank - 1)
     for low_key in [*coming[1:], last]:
         w = xor(tf.gather(_high(w) * multipliers, [1, 0], axis=1), w * _TWO32 + low_key)
-    words = tf.expand_dims(w[0], 1) * _TO_TOP.reshape([2] + [1] * (rank - 2))  # [2, 2, ..., n]
-    return axes.merge(words)
+    return w
 
 
 def threshold(rate: float) -> np.int64:

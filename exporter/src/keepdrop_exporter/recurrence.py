@@ -10,9 +10,9 @@ the sequence is the same for all samples of a row, and [N, 1] elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -52,8 +52,8 @@ class Recurrence:
 
     Its tensors, in order: the sequence x [L, P, 1 or Q, F]; ``input_masks`` keep masks [P, Q, F] and
     ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
-    bool [L, P, Q, 1]. Its results: the outputs [L, P, Q, H] or the last one [P, Q, H], then the states
-    [P, Q, H] if ``states``. ``shared``: the Q samples of a row have the same sequence, x is [L, P, 1, F];
+    bool [L, P, Q, 1]; if ``carried``, the states it starts from, [P, Q, H], which are zero otherwise. Its results:
+    the outputs [L, P, Q, H] or the last one [P, Q, H], then the states [P, Q, H] if ``states``. ``shared``: the Q samples of a row have the same sequence, x is [L, P, 1, F];
     otherwise Q is 1.
 
     ``kernel`` [F, G * H], ``recurrent_kernel`` [H, G * H], ``bias`` [G * H] and (GRU, ``reset_after``)
@@ -80,18 +80,24 @@ class Recurrence:
     backward: bool
     sequences: bool
     states: bool
+    carried: bool = False
 
     @property
     def tensor_count(self) -> int:
         """How many tensors it takes."""
-        return 1 + self.input_masks + self.recurrent_masks + int(self.masked)
+        return 1 + self.input_masks + self.recurrent_masks + int(self.masked) + self.state_count * int(self.carried)
+
+    @property
+    def state_count(self) -> int:
+        """How many states the cell has."""
+        return 2 if self.cell == "LSTM" else 1
 
     @property
     def result_shapes(self) -> list[list[int | None]]:
         """The shapes of its results; None where an axis is dynamic."""
         final = [None, None, self.units]
-        states = (2 if self.cell == "LSTM" else 1) if self.states else 0
-        return [[None, *final] if self.sequences else final, *[final] * states]
+        states = [final] * self.state_count if self.states else []
+        return [[None, *final] if self.sequences else final, *states]
 
     @property
     def gates(self) -> int:
@@ -121,6 +127,22 @@ class Masks:
     row_origin: Callable[[tf.Tensor], tf.Tensor | None]
 
 
+class Carrying(Protocol):
+    """How a stream's loops go on where they ended, and which loops those are."""
+
+    def is_sequence(self, x: tf.Tensor) -> bool:
+        """Whether ``x`` is part of the stream."""
+
+    def states(self, sizes: Sequence[int], sequences: tf.Tensor) -> list[tf.Tensor]:
+        """The states of these sizes to start from, [B, T, size] each, or [B, size] where ``sequences`` is [B, ...]."""
+
+    def give(self, values: Sequence[tf.Tensor]) -> None:
+        """Be told these states after the loop, [N, size] or [B, size] each."""
+
+    def hold(self, made: tf.Tensor) -> tf.Tensor:
+        """A mask [B, T, K] as it was made for the stream's first chunk."""
+
+
 class Recurrences:
     """Lowers the time loops of one trace, and lists what it lowered.
 
@@ -130,12 +152,15 @@ class Recurrences:
         Where masks and row-level sequences are found.
     num_samples
         T, int64 [].
+    carrying
+        In a stream, where loops start and what becomes of their ends.
     """
 
-    def __init__(self, masks: Masks, num_samples: tf.Tensor) -> None:
+    def __init__(self, masks: Masks, num_samples: tf.Tensor, carrying: Carrying | None = None) -> None:
         self.lowered: list[Recurrence] = []
         self._masks = masks
         self._num_samples = num_samples
+        self._carrying = carrying
         self._graph = tf.compat.v1.get_default_graph()
 
     def inner_loop(
@@ -149,6 +174,7 @@ class Recurrences:
     ) -> Any:
         """Stand in for ``RNN.inner_loop`` of Keras: the same arguments, the same result."""
         mask = keras.tree.flatten(mask)[0] if mask is not None else None
+        carried = self._carrying is not None and self._carrying.is_sequence(sequences)
         keeps = self._keeps(layer.cell)
         lowerable = (
             # The body of a lowered loop and of other control flow is left alone.
@@ -162,9 +188,31 @@ class Recurrences:
             and layer.cell.activation in _ACTIVATIONS
             and getattr(layer.cell, "recurrent_activation", keras.activations.linear) in _ACTIVATIONS
         )
-        if not lowerable:
-            return original(layer, sequences, initial_state, mask, training)
-        return self._lower(original, layer, sequences, mask, [keep for keep in keeps if keep is not None])
+        if lowerable:
+            return self._lower(original, layer, sequences, mask, [keep for keep in keeps if keep is not None], carried)
+        if carried:
+            return self._carry(original, layer, sequences, initial_state, training)
+        return original(layer, sequences, initial_state, mask, training)
+
+    def _carry(
+        self, original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, initial_state: Any, training: bool
+    ) -> Any:
+        """Keras' own loop, from a stream's states and under its masks."""
+        assert self._carrying is not None
+        for cell in getattr(layer.cell, "cells", [layer.cell]):
+            for name, rate in (("_dropout_mask", "dropout"), ("_recurrent_dropout_mask", "recurrent_dropout")):
+                if cached := _listed(cell, name):
+                    scale = np.float32(1 / (1 - getattr(cell, rate)))
+                    held = [axes.merge(self._carrying.hold(self._masks.keep(mask))) * scale for mask in cached]
+                    setattr(cell, name, _as_cached(held, getattr(cell, "dropout_mask_count", None)))
+        sizes = [int(state.shape[-1]) for state in keras.tree.flatten(initial_state)]
+        given = [
+            state if state.shape.rank == 2 else axes.merge(state) for state in self._carrying.states(sizes, sequences)
+        ]
+        start = keras.tree.pack_sequence_as(initial_state, given)
+        last, outputs, states = original(layer, sequences, start, None, training)
+        self._carrying.give(keras.tree.flatten(states))
+        return last, outputs, states
 
     def _keeps(self, cell: Any) -> list[tf.Tensor | None]:
         return [
@@ -179,11 +227,16 @@ class Recurrences:
         sequences: tf.Tensor,
         mask: tf.Tensor | None,
         keeps: list[tf.Tensor],
+        carried: bool,
     ) -> Any:
         cell = layer.cell
         origin = self._masks.row_origin(sequences)
         shared = bool(keeps) and origin is not None
         recurrence = _describe(f"{PREFIX}{len(self.lowered)}_", layer, shared, mask is not None)
+        if carried:
+            assert self._carrying is not None
+            recurrence = replace(recurrence, carried=True, states=True)
+            keeps = [self._carrying.hold(keep) for keep in keeps]
         self.lowered.append(recurrence)
         x = origin if shared and origin is not None else sequences
         tensors = [tf.expand_dims(tf.transpose(x, [1, 0, 2]), 2)]  # [L, P, 1, F]
@@ -195,6 +248,11 @@ class Recurrences:
             tensors.append(
                 axes.reshape(steps, [tf.shape(steps, out_type=tf.int64)[0], rows, samples, 1])
             )  # [L, P, Q, 1]
+        if carried:
+            assert self._carrying is not None
+            for state in self._carrying.states([recurrence.units] * recurrence.state_count, sequences):
+                by_pass = state if shared or state.shape.rank == 2 else axes.merge(state)
+                tensors.append(by_pass if shared else tf.expand_dims(by_pass, 1))  # [P, Q, H]
 
         def keras_loop(*given: tf.Tensor) -> list[tf.Tensor]:
             return _run_keras(original, layer, recurrence, given)
@@ -207,6 +265,9 @@ class Recurrences:
             results.append(_without_q(y))
         output = tf.transpose(results[0], [1, 0, 2]) if recurrence.sequences else results[0]
         output.set_shape([None, *([sequences.shape[1]] if recurrence.sequences else []), recurrence.units])
+        if carried:
+            assert self._carrying is not None
+            self._carrying.give(results[1:])
         states = results[1:] if recurrence.states else [output] * len(keras.tree.flatten(cell.state_size))
         return output, output, states
 
@@ -217,7 +278,8 @@ def _run_keras(
     """The body of a lowered loop in TensorFlow: Keras' own inner loop on [N, L, F]."""
     cell = layer.cell
     x, *rest = given
-    keeps, steps = rest[: recurrence.input_masks + recurrence.recurrent_masks], rest[-1] if recurrence.masked else None
+    keeps, rest = _split(rest, recurrence.input_masks + recurrence.recurrent_masks)
+    (steps,), start = _split(rest, 1) if recurrence.masked else ([None], rest)
     lead = tf.shape(keeps[0] if keeps else x[0])[:2]  # P, Q
     wide = tf.broadcast_to(x, tf.concat([tf.shape(x)[:1], lead, tf.shape(x)[3:]], 0))
     wide.set_shape([None, None, None, recurrence.features])
@@ -231,8 +293,11 @@ def _run_keras(
     cell._dropout_mask = _as_cached(masks[: recurrence.input_masks], count)
     cell._recurrent_dropout_mask = _as_cached(masks[recurrence.input_masks :], count)
     mask = None if steps is None else tf.transpose(_without_q(steps)[..., 0])  # [N, L]
+    initial = layer.get_initial_state(tf.shape(sequences)[0])
+    if recurrence.carried:
+        initial = keras.tree.pack_sequence_as(initial, [_without_q(state) for state in start])
     try:
-        last, outputs, states = original(layer, sequences, layer.get_initial_state(tf.shape(sequences)[0]), mask, True)
+        last, outputs, states = original(layer, sequences, initial, mask, True)
     finally:
         cell._dropout_mask, cell._recurrent_dropout_mask = kept
     result = tf.transpose(outputs, [1, 0, 2]) if recurrence.sequences else last
@@ -273,6 +338,10 @@ def _describe(name: str, layer: keras.layers.RNN, shared: bool, masked: bool) ->
         sequences=bool(layer.return_sequences),
         states=bool(layer.return_state),
     )
+
+
+def _split(tensors: Sequence[tf.Tensor], count: int) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    return list(tensors[:count]), list(tensors[count:])
 
 
 def _listed(cell: Any, name: str) -> list[tf.Tensor]:
