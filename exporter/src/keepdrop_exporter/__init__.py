@@ -17,8 +17,7 @@ from .errors import ConvertError, ExportError, LoadError, Refusal, VerifyError
 
 if TYPE_CHECKING:
     from .loading import load
-    from .pipeline import Report, export
-    from .verification import verify
+    from .pipeline import Report, export, verify
 
 __all__ = [
     "ConvertError",
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 # These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
-_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "load": ".loading", "verify": ".verification"}
+_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "load": ".loading", "verify": ".pipeline"}
 
 
 def __getattr__(name: str) -> Any:

@@ -84,6 +84,7 @@ def _with(options: list[Any]) -> Callable[[Any], Any]:
     type=click.Path(dir_okay=False, path_type=Path),
     help="The ONNX file; by default beside the model.",
 )
+@click.option("--streaming", is_flag=True, help="Let the file take one step after another, for keepdrop stream.")
 @click.option(
     "--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for."
 )
@@ -99,6 +100,7 @@ def _with(options: list[Any]) -> Callable[[Any], Any]:
 def export(
     model: Path,
     output: Path | None,
+    streaming: bool,
     default_samples: int,
     heads: tuple[str, ...],
     as_json: bool,
@@ -112,6 +114,7 @@ def export(
     architecture with --weights, or the folder of a SavedModel that Keras 2 wrote. What is rewritten for Keras 3 is said
     in a line each.
 
+    With --streaming it takes the steps of a sequence one by one, and never forgets what came before.
     The samples of the file are compared with those stock Keras computes, before it gets its name.
     """
     api = _exporter()
@@ -123,6 +126,7 @@ def export(
     report = api.export(
         model,
         output or model.with_suffix(".onnx"),
+        streaming=streaming,
         default_samples=default_samples,
         heads=parsed(heads),
         data=_read(data),

@@ -26,6 +26,14 @@ _backend_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
 
 _UNSUPPORTED = ("randint", "categorical", "truncated_normal", "shuffle", "gamma", "binomial", "beta")
 
+stock_dropout = _backend_random.dropout
+stock_uniform = _backend_random.uniform
+stock_normal = _backend_random.normal
+"""Keras' random functions as they are, also while ``intercept`` has others in their place."""
+
+# Keras' random functions as they are, also while ``intercept`` has others in their place.
+stock_dropout, stock_uniform, stock_normal = _backend_random.dropout, _backend_random.uniform, _backend_random.normal
+
 
 class RandomFunctions(Protocol):
     """What stands in for Keras' random functions; arguments as in ``keras.random``."""

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+import keepdrop
 from keepdrop import __version__
 from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Head, Metadata, Verification
 from keepdrop.heads import Heads
@@ -19,9 +20,10 @@ from keepdrop.heads import Heads
 from . import convert
 from .errors import ExportError
 from .heads import find_heads
-from .loading import Loaded, read
+from .loading import Loaded, load, read
 from .plan import Plan, make_plan
-from .trace import trace
+from .stream_verification import measure_push, verify_stream
+from .trace import trace, trace_stream
 from .verification import ATOL, RTOL, measure_cost, verify_plan
 
 
@@ -45,6 +47,7 @@ def export(
     model: keras.Model | str | Path,
     path: str | Path,
     *,
+    streaming: bool = False,
     default_samples: int = DEFAULT_SAMPLES,
     heads: Heads | None = None,
     rows: int = 4,
@@ -69,6 +72,8 @@ def export(
         A Keras model, or what ``load`` takes: a ``.keras``, ``.h5`` or ``.json`` file, a SavedModel's folder.
     path
         The ONNX file to write.
+    streaming
+        Whether the artifact takes one step after another and carries its states along, for ``keepdrop.Model.stream``.
     default_samples
         How many samples the graph draws where ``num_samples`` is not given.
     heads
@@ -102,18 +107,70 @@ def export(
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
     progress("trace")
-    traced = trace(plan)
+    traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
     progress("convert")
-    proto = convert.to_onnx(traced, plan.inputs, plan.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0})
-    metadata = _metadata(plan, known_heads, default_samples, loaded)
+    proto = convert.to_onnx(
+        traced, described.inputs, described.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0}
+    )
+    metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
     with convert.temporary_beside(target) as partial:
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         progress("verify")
-        verified = verify_plan(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
-        metadata = replace(metadata, verified=verified, cost=measure_cost(plan, partial, data))
+        check = verify_stream if streaming else verify_plan
+        verified = check(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+        cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
+        metadata = replace(metadata, verified=verified, cost=cost)
         partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
         os.replace(partial, target)
-    return Report(target, target.stat().st_size, metadata, (*loaded.changes, *plan.notes, *head_notes))
+    return Report(target, target.stat().st_size, metadata, (*loaded.changes, *described.notes, *head_notes))
+
+
+def verify(
+    model: keras.Model | str | Path,
+    artifact: str | Path,
+    *,
+    rows: int = 4,
+    samples: int = 16,
+    seed: int = 0,
+    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    custom_objects: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    trust_code: bool = False,
+) -> Verification:
+    """Draw samples from an artifact and compare them with those stock Keras computes.
+
+    Parameters
+    ----------
+    model
+        The Keras model the artifact was made from, or its file.
+    artifact
+        The ONNX file.
+    rows, samples
+        How many examples, and how many samples of each, are compared.
+    seed
+        The seed of the samples (and of the random inputs).
+    data
+        Inputs to use, [n, ...] (a dict by input name where there are several); the first ``rows`` of them are
+        taken. By default standard normal numbers, valid ids where an Embedding reads them, at two lengths
+        where the length is dynamic. A streaming artifact is pushed all steps of them.
+    atol, rtol
+        A sample a may differ from Keras' sample r by ``atol + rtol * |r|``.
+    custom_objects, weights, trust_code
+        How a file is loaded; see ``load``.
+
+    Raises
+    ------
+    VerifyError
+        Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
+        same seed others; or samples depend on how a call is cut into chunks.
+    """
+    if isinstance(model, (str, Path)):
+        model = load(model, custom_objects, weights, trust_code=trust_code)
+    streaming = keepdrop.load(artifact, threads=1).metadata.stream is not None
+    check = verify_stream if streaming else verify_plan
+    return check(make_plan(model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
 
 
 def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, loaded: Loaded) -> Metadata:

@@ -53,8 +53,8 @@ class Recurrence:
     Its tensors, in order: the sequence x [L, P, 1 or Q, F]; ``input_masks`` keep masks [P, Q, F] and
     ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
     bool [L, P, Q, 1]; if ``carried``, the states it starts from, [P, Q, H], which are zero otherwise. Its results:
-    the outputs [L, P, Q, H] or the last one [P, Q, H], then the states [P, Q, H] if ``states``. ``shared``: the Q samples of a row have the same sequence, x is [L, P, 1, F];
-    otherwise Q is 1.
+    the outputs [L, P, Q, H] or the last one [P, Q, H], then the states [P, Q, H] if ``states``. ``shared``: the Q
+    samples of a row have the same sequence, x is [L, P, 1, F]; otherwise Q is 1.
 
     ``kernel`` [F, G * H], ``recurrent_kernel`` [H, G * H], ``bias`` [G * H] and (GRU, ``reset_after``)
     ``recurrent_bias`` [G * H] are Keras', gates in Keras' order (LSTM i f c o, GRU z r h). ``input_scale`` and

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +16,7 @@ from keepdrop.session import Session
 
 from . import keras_hooks
 from .errors import VerifyError
-from .loading import load
-from .plan import LENGTHS, Plan, call_model, make_plan
+from .plan import LENGTHS, Plan, call_model
 
 Arrays = dict[str, NDArray[np.generic]]
 Samples = dict[str, NDArray[np.float32]]
@@ -34,55 +31,7 @@ _TIMED_RUNS = 7
 _TIMED_SAMPLES = 101
 
 # Rows have ids of their own, and one beyond 32 bits.
-_FAR_ROW = 2**33 + 5
-
-
-def verify(
-    model: keras.Model | str | Path,
-    artifact: str | Path,
-    *,
-    rows: int = 4,
-    samples: int = 16,
-    seed: int = 0,
-    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
-    atol: float = ATOL,
-    rtol: float = RTOL,
-    custom_objects: Mapping[str, Any] | None = None,
-    weights: str | Path | None = None,
-    trust_code: bool = False,
-) -> Verification:
-    """Draw samples from an artifact and compare them with those stock Keras computes.
-
-    Parameters
-    ----------
-    model
-        The Keras model the artifact was made from, or its file.
-    artifact
-        The ONNX file.
-    rows, samples
-        How many examples, and how many samples of each, are compared.
-    seed
-        The seed of the samples (and of the random inputs).
-    data
-        Inputs to use, [n, ...] (a dict by input name where there are several); the first ``rows`` of them are
-        taken. By default standard normal numbers, valid ids where an Embedding reads them, at two lengths
-        where the length is dynamic.
-    atol, rtol
-        A sample a may differ from Keras' sample r by ``atol + rtol * |r|``.
-    custom_objects, weights, trust_code
-        How a file is loaded; see ``load``.
-
-    Raises
-    ------
-    VerifyError
-        Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
-        same seed others; or samples depend on how a call is cut into chunks.
-    """
-    if isinstance(model, (str, Path)):
-        model = load(model, custom_objects, weights, trust_code=trust_code)
-    return verify_plan(
-        make_plan(model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol
-    )
+FAR_ROW = 2**33 + 5
 
 
 def verify_plan(
@@ -96,18 +45,18 @@ def verify_plan(
     atol: float,
     rtol: float,
 ) -> Verification:
-    """``verify`` for a model that is planned already."""
+    """``pipeline.verify`` for a model that is planned already, and an artifact of whole inputs."""
     if rows < 1 or samples < 2:
         raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
     session = keepdrop.load(artifact, threads=1)
     if session.metadata.draws != plan.draws:
         raise VerifyError(f"{artifact}: it was made from another model than {plan.model.name!r}: their draws differ")
-    batches = [_given(plan, data, rows)] if data is not None else _random_batches(plan, rows, seed)
+    batches = [given(plan, data, rows)] if data is not None else _random_batches(plan, rows, seed)
     worst: dict[str, OutputCheck] = {}
     for x in batches:
         count = len(next(iter(x.values())))
         ids = np.arange(count, dtype=np.int64)
-        ids[-1] = _FAR_ROW
+        ids[-1] = FAR_ROW
         try:
             with keras_hooks.plain_errors():
                 expected = reference(plan, x, ids, samples, seed)
@@ -129,9 +78,9 @@ def verify_plan(
             return drawn if isinstance(drawn, dict) else {plan.outputs[0].name: drawn}
 
         got = draw()
-        for name, found in _compare(got, expected, atol, rtol, "differs from Keras").items():
-            worst[name] = _worse(worst.get(name), found)
-        _behaves(draw, x, ids, got, samples, seed, atol, rtol)
+        for name, found in compare(got, expected, atol, rtol, "differs from Keras").items():
+            worst[name] = worse(worst.get(name), found)
+        behaves(draw, x, ids, got, samples, seed, atol, rtol)
     return Verification(
         rows=count,
         samples=samples,
@@ -146,7 +95,7 @@ def verify_plan(
 def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
     """What a run and a sample cost on one thread: the quickest of some runs with one and with many samples of a row."""
     session = Session(artifact)
-    x = _given(plan, data, 1) if data is not None else _random_batches(plan, 1, 0)[0]
+    x = given(plan, data, 1) if data is not None else _random_batches(plan, 1, 0)[0]
 
     def quickest(samples: int) -> float:
         request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)
@@ -166,22 +115,27 @@ def _seconds(action: Callable[[], object]) -> float:
 
 def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
     """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each."""
-    start = [min(d.offset for d in plan.draws if d.generator == i) for i in range(len(plan.generators))]
     per_row = []
     with keras_hooks.sampling_state(plan.model):
         for b, row in enumerate(rows):
-            for generator, offset in zip(plan.generators, start, strict=True):
-                generator.state.assign([seed, _int64(int(row) * plan.draws_per_row + offset)])
+            start_generators(plan, seed, int(row))
             inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
             per_row.append([np.asarray(y) for y in call_model(plan.model, inputs)])
     return {t.name: np.stack([row[i] for row in per_row], axis=1) for i, t in enumerate(plan.outputs)}
+
+
+def start_generators(plan: Plan, seed: int, row: int) -> None:
+    """Give each generator of the model the state from which it draws for a row."""
+    for i, generator in enumerate(plan.generators):
+        offset = min(d.offset for d in plan.draws if d.generator == i)
+        generator.state.assign([seed, _int64(row * plan.draws_per_row + offset)])
 
 
 def _int64(number: int) -> int:
     return (number + 2**63) % 2**64 - 2**63
 
 
-def _behaves(
+def behaves(
     draw: Callable[..., Samples],
     x: Arrays,
     ids: NDArray[np.int64],
@@ -191,6 +145,10 @@ def _behaves(
     atol: float,
     rtol: float,
 ) -> None:
+    """Raise VerifyError unless samples vary, follow the seed and nothing else, and do not depend on how they are cut.
+
+    ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default.
+    """
     if all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in got.values()):
         raise VerifyError(f"no output varies over {samples} samples: dropout is not active in the artifact")
     again, other = draw(), draw(seed=seed + 1)
@@ -203,13 +161,14 @@ def _behaves(
     cut = samples // 2 | 1 if samples > 3 else 1
     parts = draw(samples=cut), draw(samples=samples - cut, first=cut)
     joined = {name: np.concatenate([part[name] for part in parts], axis=0) for name in got}
-    _compare(joined, got, atol, rtol, "changes when samples are drawn in chunks")
+    compare(joined, got, atol, rtol, "changes when samples are drawn in chunks")
     singles = [draw({name: a[b : b + 1] for name, a in x.items()}, ids[b : b + 1]) for b in range(len(ids))]
     joined = {name: np.concatenate([single[name] for single in singles], axis=1) for name in got}
-    _compare(joined, got, atol, rtol, "changes when rows are drawn one by one")
+    compare(joined, got, atol, rtol, "changes when rows are drawn one by one")
 
 
-def _compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: str) -> dict[str, OutputCheck]:
+def compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: str) -> dict[str, OutputCheck]:
+    """How far samples are from those expected, by output; VerifyError where it is farther than the tolerance."""
     checks = {}
     for name, want in expected.items():
         have = got[name]
@@ -234,11 +193,13 @@ def _compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: s
     return checks
 
 
-def _worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
+def worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
+    """The larger differences of both."""
     return b if a is None else OutputCheck(b.name, max(a.max_abs, b.max_abs), max(a.max_rel, b.max_rel))
 
 
-def _given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]], rows: int) -> Arrays:
+def given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]], rows: int) -> Arrays:
+    """The first ``rows`` of the data by input name; VerifyError where they do not fit the model's inputs."""
     named = {plan.inputs[0].name: data} if isinstance(data, np.ndarray) else dict(data)
     missing = [t.name for t in plan.inputs if t.name not in named]
     if missing or (isinstance(data, np.ndarray) and len(plan.inputs) > 1):
@@ -256,20 +217,22 @@ def _given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.gener
 def _random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
     rng = np.random.default_rng(seed % 2**64)
     dynamic = any(n is None for t in plan.inputs for n in t.shape[1:])
+    return [random_batch(plan, rows, length, rng) for length in (LENGTHS if dynamic else LENGTHS[:1])]
+
+
+def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator) -> Arrays:
+    """Inputs that the model accepts, [rows, ...] each, where dynamic axes are ``length``."""
     limits = keras_hooks.vocabulary_sizes(plan.model)
     masked = keras_hooks.mask_values(plan.model)
-    batches = []
-    for length in LENGTHS if dynamic else LENGTHS[:1]:
-        batch = {}
-        for i, t in enumerate(plan.inputs):
-            shape = (rows, *(length if n is None else n for n in t.shape[1:]))
-            batch[t.name] = _random_input(t, shape, limits.get(i), rng)
-            if i in masked:
-                # One row ends early, another has a gap.
-                batch[t.name][0, -(shape[1] // 3) :] = masked[i]
-                batch[t.name][-1, 1 : 1 + shape[1] // 4] = masked[i]
-        batches.append(batch)
-    return batches
+    batch = {}
+    for i, t in enumerate(plan.inputs):
+        shape = (rows, *(length if n is None else n for n in t.shape[1:]))
+        batch[t.name] = _random_input(t, shape, limits.get(i), rng)
+        if i in masked:
+            # One row ends early, another has a gap.
+            batch[t.name][0, -(shape[1] // 3) :] = masked[i]
+            batch[t.name][-1, 1 : 1 + shape[1] // 4] = masked[i]
+    return batch
 
 
 def _random_input(
