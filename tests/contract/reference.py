@@ -34,10 +34,15 @@ def generators(model: keras.Model, inputs: Arrays) -> list[tuple[keras.random.Se
     return [(g, drawn.count(g)) for g in dict.fromkeys(drawn)]
 
 
-def samples(model: keras.Model, inputs: Arrays, rows: list[int], count: int, seed: int) -> Arrays:
-    """Each output as [T, B, ...]; ``inputs`` in the order of ``model.inputs``, each [B, ...]."""
+def samples(
+    model: keras.Model, inputs: Arrays, rows: list[int], count: int, seed: int, window: Arrays | None = None
+) -> Arrays:
+    """Each output as [T, B, ...]; ``inputs`` in the order of ``model.inputs``, each [B, ...].
+
+    Generators are found on ``window`` where the model's draws depend on the length of what it is given.
+    """
     with _frozen_normalization(model):
-        found = generators(model, inputs)
+        found = generators(model, inputs if window is None else window)
         counts = [draws for _, draws in found]
         per_row = []
         for b, r in enumerate(rows):

@@ -280,7 +280,9 @@ def _make_once(graph: onnx.GraphProto, masks: Sequence[State]) -> None:
     nodes = list(graph.node)
     inside = [nodes[i] for i in sorted(for_masks - for_others)]
     outside = [nodes[i] for i in sorted(for_others)]
-    _rename(inside, {name: f"{name}/new" for name in made})
+    # What a branch gives bears a name of its own, for what makes a mask may stand outside.
+    _rename(nodes, {name: f"{name}/source" for name in made})
+    inside += [onnx.helper.make_node("Identity", [f"{name}/source"], [f"{name}/new"]) for name in made]
     _rename(outside, {mask.name: mask.name + MADE_SUFFIX for mask in masks})
     declared = {y.name: y for y in graph.output}
 

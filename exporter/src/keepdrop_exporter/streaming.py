@@ -104,10 +104,11 @@ class Carried:
             value = axes.reshape(value, [self._call.batch, self._call.num_samples, *state.shape])
         self.results[state.name + NEXT_SUFFIX] = value
 
-    def hold(self, made: tf.Tensor, per_sample: bool = True) -> tf.Tensor:
+    def hold(self, made: tf.Tensor, per_sample: bool = True, label: str = "") -> tf.Tensor:
         """``made``, [B, T, ...] or [B, ...], as it was made for the first chunk."""
         shape = made.shape[2 if per_sample else 1 :]
-        mask = State(f"{self._prefix}mask_{len(self.masks)}", made.dtype.name, tuple(shape), per_sample)
+        label = label or f"mask_{sum('mask_' in mask.name for mask in self.masks)}"
+        mask = State(f"{self._prefix}{label}", made.dtype.name, tuple(shape), per_sample)
         self.masks.append(mask)
         self.results[mask.name + MADE_SUFFIX] = made
         return self._tensor(mask)

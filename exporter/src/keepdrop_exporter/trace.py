@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keepdrop.artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, STEPS_SEEN, Draw, Stream
 
-from . import axes, keras_hooks, philox, streaming
+from . import axes, keras_hooks, streaming
 from .errors import ConvertError, Refusal
 from .frontier import Frontier
 from .numbers import Call, Numbers
@@ -243,9 +243,12 @@ class _Chunk(_Replay):
         self._inputs = [tensors[t.name] for t in plan.inputs]
         self._frontier = streaming.StreamFrontier(plan, call, self.carried)
         self._plan = plan
-        self._block = block
-        steps = tf.shape(self._inputs[0], out_type=tf.int64)[1]
-        self._position = tf.expand_dims(tensors[STEPS_SEEN], 1) + tf.range(steps)  # [B, L]
+        streamed = [draw for draw in draws if None in draw.shape]
+        self._on_sequences: SequenceNumbers | None = None
+        if given is not None and streamed:
+            steps = tf.shape(self._inputs[0], out_type=tf.int64)[1]
+            position = tf.expand_dims(tensors[STEPS_SEEN], 1) + tf.range(steps)  # [B, L]
+            self._on_sequences = SequenceNumbers(streamed, len(draws), call, position, block, self._hold_folded)
 
     def run(self, lowered: list[Recurrence]) -> dict[str, tf.Tensor]:
         """The outputs after the chunk and what is carried on, by name; the time loops lowered in it go to the list."""
@@ -256,6 +259,8 @@ class _Chunk(_Replay):
             outputs = self._frontier.run(self._inputs)
         self.timed = [self._frontier.is_sequence(y) for y in outputs]
         lowered[:] = recurrences.lowered
+        if self.on_sequences and self._on_sequences is None:
+            self._hold_folded(tf.zeros(axes.as_shape([self._call.batch, len(self.on_sequences)]), tf.int64))
         named = {t.name: self._call.samples_first(y) for t, y in zip(self._plan.outputs, outputs, strict=True)}
         return named | self.carried.results
 
@@ -263,31 +268,33 @@ class _Chunk(_Replay):
         if not tf.is_tensor(shape[1]):
             kept = super()._keep(seed, shape)
             return kept if self._frontier.in_recurrence else self.carried.hold(kept)
-        draw, numbers = self._of_steps(seed, shape)
-        return numbers.keep(draw.rate or 0.0)
+        return self._of_steps(seed, shape, SequenceNumbers.keep)
 
     def _uniform(self, seed: Any, shape: Sequence[Any]) -> tf.Tensor:
         if not tf.is_tensor(shape[1]):
             return self.carried.hold(super()._uniform(seed, shape))
-        return self._of_steps(seed, shape)[1].uniform()
+        return self._of_steps(seed, shape, SequenceNumbers.uniform)
 
     def _normal(self, seed: Any, shape: Sequence[Any]) -> tf.Tensor:
         if not tf.is_tensor(shape[1]):
             return self.carried.hold(super()._normal(seed, shape))
-        return self._of_steps(seed, shape)[1].normal()
+        return self._of_steps(seed, shape, SequenceNumbers.normal)
 
     def _next(self, generator: keras.random.SeedGenerator, shape: Sequence[Any]) -> tuple[Draw, Any]:
         draw, count = super()._next(generator, shape)
         # What is made once must not depend on a chunk, not even on the shape of something in it.
         return draw, count if any(tf.is_tensor(n) for n in shape[1:]) else math.prod(int(n) for n in shape[1:])
 
-    def _of_steps(self, seed: Any, shape: Sequence[Any]) -> tuple[Draw, SequenceNumbers]:
+    def _of_steps(self, seed: Any, shape: Sequence[Any], numbers: Callable[..., tf.Tensor]) -> tf.Tensor:
+        """The numbers of a draw on a sequence, [B, T, L, F]; a first trace only finds out that it is one."""
         draw, _ = self._next(seed, shape)
         self.on_sequences.add(draw.offset)
-        counters = self._call.rows * self._plan.draws_per_row + draw.offset
-        folded = self.carried.hold(philox.fold_in(self._call.seed, counters), per_sample=False)
-        width = math.prod(int(n) for n in shape[2:])
-        return draw, SequenceNumbers(self._call, counters, folded, self._position, self._block, width)
+        if self._on_sequences is not None:
+            return numbers(self._on_sequences, draw)
+        return tf.zeros(axes.as_shape([self._call.batch, self._call.num_samples, shape[1], math.prod(shape[2:])]))
+
+    def _hold_folded(self, made: tf.Tensor) -> tf.Tensor:
+        return self.carried.hold(made, per_sample=False, label="folded_seeds")
 
 
 def _drop(x: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:

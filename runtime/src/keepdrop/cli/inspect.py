@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Optional
 
 import click
+import numpy as np
 
-from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, Verification
+from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification
 from keepdrop.model import load
 
 
@@ -45,6 +47,7 @@ def _described(metadata: Metadata) -> list[str]:
         f"contract {metadata.contract}",
         f"{'source sha256':<18}{metadata.source_sha256 or 'none: exported from a model in memory'}",
         *(f"{'' if i else 'changes':<18}{change}" for i, change in enumerate(metadata.changes)),
+        *_streams(metadata),
         *_verified(metadata.verified),
         "",
         *_table(_random_parts(metadata)),
@@ -63,6 +66,26 @@ def _axes(kind: str, shape: tuple[Optional[int], ...]) -> str:
 
 def _shape(shape: tuple[Any, ...]) -> str:
     return "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+
+
+def _streams(metadata: Metadata) -> list[str]:
+    stream = metadata.stream
+    if stream is None:
+        return []
+    carried = [*stream.states, *stream.masks]
+    sizes = {each: sum(_bytes(state) for state in carried if state.per_sample == each) for each in (True, False)}
+    lines = [
+        f"{'streams':<18}with {len(stream.states)} states and {len(stream.masks)} masks: "
+        f"{sizes[True]} bytes a row and sample, {sizes[False]} a row"
+    ]
+    on_sequences = dict.fromkeys(draw.layer for draw in metadata.draws if None in draw.shape)
+    if on_sequences:
+        lines.append(f"{'':<18}draws on sequences ({', '.join(on_sequences)}) in blocks of {stream.block} steps")
+    return lines
+
+
+def _bytes(state: State) -> int:
+    return int(np.dtype(state.dtype).itemsize) * math.prod(state.shape)
 
 
 def _verified(verification: Optional[Verification]) -> list[str]:
