@@ -103,11 +103,14 @@ def test_rows_that_come_go_and_start_anew_leave_the_others_alone(model, steps) -
     push([3, 1, 9])
     s.remove(row=3)
     assert s.rows == (1, 9)
-    push([1, 9])
     s.add(row=3)
     given[3] = []
+    push([9, 3])
     push([1, 9, 3])
-    assert s.steps_seen == {1: 3, 9: 5, 3: 1}
+    assert s.steps_seen == {1: 2, 9: 5, 3: 2}
+    s.add(row=4)
+    s.remove(row=4)
+    assert s.rows == (1, 9, 3) and not s._rows.unmasked
     s.reset()
     given = {row: [] for row in given}
     assert set(s.steps_seen.values()) == {0}
@@ -158,7 +161,7 @@ def test_masks_are_made_once_a_row(model, steps, monkeypatch) -> None:
     asked = []
     call = s._session.call
     monkeypatch.setattr(s._session, "call", lambda n, f: asked.append((tuple(n), f["rows"].tolist())) or call(n, f))
-    s.push(steps[:2, 0])
+    s.push(steps[:2, :3])
     s.push(steps[:2, 1])
     s.add(2)
     s.push(steps[:, 2])
@@ -347,6 +350,31 @@ def test_streams_of_one_model_are_pushed_from_several_threads(streaming, steps) 
 def resident() -> int:
     """Bytes of memory this process holds, what onnxruntime allocates among them."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_the_calls_of_one_stream_take_turns(model, steps, monkeypatch) -> None:
+    s = model.stream(samples=4, seed=SEED)
+    s.push(steps[:1, 0])
+    call, entered, go_on = s._session.call, threading.Semaphore(0), threading.Event()
+
+    def slow(names, feeds):
+        entered.release()
+        assert go_on.wait(10)
+        return call(names, feeds)
+
+    monkeypatch.setattr(s._session, "call", slow)
+    threads = [threading.Thread(target=s.push, args=(steps[:1, 0],)) for _ in range(2)]
+    threads.append(threading.Thread(target=s.reset))
+    for thread in threads[:2]:
+        thread.start()
+    assert entered.acquire(timeout=10)
+    assert not entered.acquire(timeout=0.1), "the second push runs beside the first"
+    threads[2].start()
+    threads[2].join(0.1)
+    assert threads[2].is_alive()
+    go_on.set()
+    for thread in threads:
+        thread.join()
 
 
 def test_a_hundred_thousand_steps_take_no_memory(model) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -222,11 +223,12 @@ def test_options_that_do_not_fit_are_told(streaming, tmp_path) -> None:
     call(streaming, "--interval", 1, code=2)
 
 
-def test_a_save_that_fails_leaves_the_older_file(streaming, steps, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("call_that_fails", ["fsync", "replace"])
+def test_a_save_that_fails_leaves_the_older_file(streaming, steps, tmp_path, monkeypatch, call_that_fails) -> None:
     state = tmp_path / "state.npz"
     call(streaming, "--state", state, given=csv_of(steps))
     content = state.read_bytes()
-    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(os, call_that_fails, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     error = call(streaming, "--state", state, given=csv_of(steps), code=1)[1]
     assert (
         "cannot write" in error and "No space left on device" in error and "an older file there is as it was" in error
@@ -281,6 +283,7 @@ def test_an_interruption_saves_the_state(streaming, steps, tmp_path, number, cod
 def test_an_interruption_without_a_state_says_so(streaming, steps) -> None:
     with running(streaming) as process:
         ask(process, GOOD)
+        time.sleep(0.3)  # by now it waits for the next line; elsewhere the signal mostly comes before it does
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 143
         assert process.stderr.read() == "keepdrop: interrupted; no state is kept without --state\n"
