@@ -271,7 +271,10 @@ class _Rows:
 
     def at(self, where: Places, name: str) -> NDArray[Any]:
         """An array's entries of these rows."""
-        return self._arrays[name][: len(self.ids)][where]
+        array = self._arrays[name]
+        # All of them without room to spare, as it mostly is.
+        whole = isinstance(where, slice) and where == slice(0, len(array))
+        return array if whole else array[: len(self.ids)][where]
 
     def put(self, where: Places, arrays: Arrays) -> None:
         """New entries of these rows."""
