@@ -240,7 +240,7 @@ def main() -> None:
     streamed, push, call = live(artifact, streaming, held_out, scale)
     table(
         [
-            (f"the last {STREAMED} windows, streamed: largest difference", f"{apart:.1e}"),
+            (f"the last {STREAMED} windows, streamed: largest difference", f"{apart:.1e}" if apart else "none"),
             (f"time an hour, streamed ({SAMPLES} samples)", f"{push:.2f} ms"),
             (f"time an hour, its window of {WINDOW} called anew", f"{call:.2f} ms"),
             ("mean absolute error of one stream over all hours", f"{np.abs(streamed - truth).mean():.2f} °F"),

@@ -305,7 +305,9 @@ def test_an_artifact_either_streams_or_takes_whole_inputs(one, model, x) -> None
     with pytest.raises(InputError, match="does not stream"):
         whole.resume(b"")
     for call in (model.sample, model.predict):
-        with pytest.raises(InputError, match=r"this artifact streams: it takes steps through stream\(\).push"):
+        with pytest.raises(
+            InputError, match=r"this artifact streams and takes no whole inputs; push steps to model.stream\(\)"
+        ):
             call(np.ones((1, 4, 2)))
 
 

@@ -92,7 +92,10 @@ def check(
         The inputs have to be copied as another dtype, and the copies do not fit in `budget`.
     """
     if metadata.stream:
-        raise InputError("this artifact streams: it takes steps through stream().push, and no whole inputs")
+        raise InputError(
+            "this artifact streams and takes no whole inputs; push steps to model.stream(), or to `keepdrop stream`, "
+            "or export the model without --streaming"
+        )
     samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
     given = _by_name(metadata.inputs, x)
     arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
