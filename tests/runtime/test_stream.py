@@ -541,7 +541,7 @@ def test_a_file_replaced_since_it_was_loaded_has_no_digest(write, streaming_text
     path = write(streaming_text, streaming_metadata.to_json(), "mine.onnx")
     model = keepdrop.load(path)
     path.unlink()
-    write(streaming_text, streaming_metadata.to_json(), "mine.onnx")
+    write(streaming_text, dataclasses.replace(streaming_metadata, default_samples=9).to_json(), "mine.onnx")
     with pytest.raises(ArtifactError, match="is no longer the file that was opened; load it again"):
         model.stream()
     path.unlink()
@@ -572,6 +572,7 @@ def test_how_far_a_sample_may_be_follows_the_block(write, streaming_text, stream
     far = dataclasses.replace(
         streaming_metadata,
         draws=(Draw("d", "call", "dropout", 0.5, (None, 2), generator=0, offset=0),),
+        draws_per_row=1,
         stream=dataclasses.replace(streaming_metadata.stream, block=1000),
     )
     model = keepdrop.load(write(streaming_text, far.to_json()))

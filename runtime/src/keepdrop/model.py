@@ -19,8 +19,7 @@ from .memory import Budget, parsed
 from .moments import Tally
 from .prediction import Prediction, checked_quantiles, joined, paired, summarise
 from .request import Request, check, integer
-from .saved_stream import Source as Saved
-from .saved_stream import from_bytes
+from .saved_stream import Saved, from_bytes
 from .session import Session, Source
 from .stream import Stream, carried_by, fresh
 

@@ -34,7 +34,7 @@ FORMAT_KEY = "keepdrop_stream"
 STATE = "state/"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
-Source = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
+Saved = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def to_bytes(saved: SavedStream) -> bytes:
     return file.getvalue()
 
 
-def from_bytes(source: Source, carried: Carried, artifact_sha256: str) -> SavedStream:
+def from_bytes(source: Saved, carried: Carried, artifact_sha256: str) -> SavedStream:
     """What was saved, for the artifact of this digest.
 
     Raises
