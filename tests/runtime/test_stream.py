@@ -371,19 +371,19 @@ push(1000, 5)
 before, blocks = resident(), sys.getallocatedblocks()
 push(19_000, 95)
 told = {"steps": s.steps_seen[0], "bytes": resident() - before, "objects": sys.getallocatedblocks() - blocks}
-kept = [s.push(step) for _ in range(3000)]
+kept = [s.push(step) for _ in range(6000)]
 print(json.dumps({**told, "kept": resident() - before}))
 """
 
 
 def test_a_hundred_thousand_steps_take_no_memory(streaming) -> None:
-    """A step's samples, or its states, kept by mistake would take 1.6 kB a step and row: 30 MB and more."""
+    """A step's states kept by mistake would take 32 MB, its samples 96; what malloc holds moves by 6 (the chunks)."""
     done = subprocess.run([sys.executable, "-c", MANY_STEPS, streaming], capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     assert told["steps"] == 100_000
-    assert told["bytes"] < 4 << 20
+    assert told["bytes"] < 16 << 20
     assert told["objects"] < 2000
-    assert told["kept"] > 4 << 20, "the measure does not see what is kept"
+    assert told["kept"] > 24 << 20, "the measure does not see what is kept"
 
 
 # Saving and resuming
