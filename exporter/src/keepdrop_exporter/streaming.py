@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keepdrop.artifact import MADE_SUFFIX, NEXT_SUFFIX, STEPS_SEEN, State, Stream
+from keepdrop.artifact import MADE_SUFFIX, NEXT_SUFFIX, STEPS_SEEN, Draw, State, Stream
 
 from . import axes, keras_hooks
 from .errors import Refusal
@@ -160,6 +160,17 @@ def carried_prefix(plan: Plan) -> str:
     while any(t.name.startswith(prefix) for t in (*plan.inputs, *plan.outputs)):
         prefix = f"{prefix}_"
     return prefix
+
+
+def notes(draws: Sequence[Draw], block: int) -> list[str]:
+    """What the model's owner should read of draws on sequences, which alone do not equal the ordinary artifact's."""
+    layers = dict.fromkeys(draw.layer for draw in draws if None in draw.shape)
+    if not layers:
+        return []
+    return [
+        f"{', '.join(layers)}: the draws follow the time, and start anew every {block} steps; the stream equals the "
+        f"ordinary artifact after exactly {block} steps"
+    ]
 
 
 def stream_of(carried: Carried, block: int) -> Stream:

@@ -121,7 +121,9 @@ def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
         replace(t, shape=(None, None, None, *t.shape[3:])) if timed else t
         for t, timed in zip(plan.outputs, chunk.timed, strict=True)
     )
-    return Traced(function, tuple(lowered), stream), replace(plan, inputs=inputs, outputs=outputs, draws=draws)
+    notes = (*plan.notes, *streaming.notes(draws, block))
+    described = replace(plan, inputs=inputs, outputs=outputs, draws=draws, notes=notes)
+    return Traced(function, tuple(lowered), stream), described
 
 
 def _specs(inputs: dict[str, Any]) -> dict[str, tf.TensorSpec]:
