@@ -16,19 +16,20 @@ from typing import IO, Any, NamedTuple, Optional
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 
 from keepdrop.artifact import Metadata
 from keepdrop.errors import InputError, KeepdropError
+from keepdrop.files.fields import SAMPLES, Field, Fields, statistics
+from keepdrop.files.outputs import json_lines, replacing
 from keepdrop.model import Model, load
 from keepdrop.prediction import Prediction
 from keepdrop.stream import Stream
 
+from .interrupts import Terminated, told
+
 ID, X = "id", "x"
 # The row where readings bear no id.
 ONLY_ROW = 0
-# What ends the command from outside, and the exit code that a shell gives it.
-INTERRUPTS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @click.command()
@@ -82,15 +83,12 @@ def stream(
     if running is None:
         running = model.stream(samples=samples, seed=0 if seed is None else seed, rows=())
     sensors = _Sensors(running, model.metadata)
-    with _Interrupts() as interrupts, file_of_state.at_exit(running):
+    with told(file_of_state.what_is_kept), _Interrupts() as interrupts, file_of_state.at_exit(running):
         for number, reading in _readings(interrupts.lines(sys.stdin.buffer), model.metadata, id_name):
             outputs = sensors.push(number, reading)
             file_of_state.readings += 1
-            click.echo(json.dumps(_answer(reading.row, sensors.steps[reading.row], outputs, levels), allow_nan=False))
+            click.echo(json_lines(_answer(reading.row, sensors.steps[reading.row], outputs, levels)), nl=False)
             file_of_state.save_if_due(running)
-    if interrupts.received:
-        click.echo(f"keepdrop: interrupted; {file_of_state.what_is_kept()}", err=True)
-        raise SystemExit(INTERRUPTS[interrupts.received])
 
 
 class Reading(NamedTuple):
@@ -227,21 +225,15 @@ class _Sensors:
         return {self._outputs[0]: result} if isinstance(result, Prediction) else result
 
 
-def _answer(row: int, step: int, outputs: dict[str, Prediction], levels: tuple[float, ...]) -> dict[str, Any]:
-    answer: dict[str, Any] = {ID: row, "step": step}
-    for name, prediction in outputs.items():
-        answer[f"{name}_mean"], answer[f"{name}_std"] = _plain(prediction.mean), _plain(prediction.std)
-        for level in levels:
-            low, high = prediction.interval(level)
-            answer[f"{name}_low_{level}"], answer[f"{name}_high_{level}"] = _plain(low), _plain(high)
-    return answer
-
-
-def _plain(values: NDArray[Any]) -> Any:
-    """The only row's numbers: one, or nested lists of several; None for what is not finite, which JSON cannot say."""
-    # By way of text: a float32 has fewer digits than the float64 of the same value.
-    flat = [float(str(value)) if math.isfinite(value) else None for value in values.ravel()]
-    return flat[0] if len(flat) == 1 else np.array(flat, object).reshape(values.shape[1:]).tolist()
+def _answer(row: int, step: int, outputs: dict[str, Prediction], levels: tuple[float, ...]) -> Fields:
+    labels = {Field(None, ID): np.array([row]), Field(None, "step"): np.array([step])}
+    figures = {
+        Field(name, statistic): values
+        for name, prediction in outputs.items()
+        for statistic, values in statistics(prediction, levels).items()
+        if statistic != SAMPLES
+    }
+    return {**labels, **figures}
 
 
 class _StateFile:
@@ -292,24 +284,17 @@ class _StateFile:
 
     def what_is_kept(self) -> str:
         """What an interruption leaves."""
-        return f"the state is saved in {self._path}" if self._path else "no state is kept without --state"
+        if not self._path:
+            return "no state is kept without --state"
+        return f"the state is saved in {self._path}" if self._path.exists() else "nothing was read"
 
     def _save(self, running: Stream) -> None:
         """Whole or not at all, also where the power fails."""
         if not self._path:
             return
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(running.save())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-            _sync_folder(self._path.absolute().parent)
-        except OSError as error:
-            raise InputError(f"cannot write {self._path} ({error}); an older file there is as it was") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(self._path, self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")) as file:
+            file.write(running.save())
+        _sync_folder(self._path.absolute().parent)
         self.readings = 0
 
 
@@ -323,18 +308,13 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-class _Stopped(BaseException):
-    """Interrupted while it waited."""
-
-
 class _Interrupts:
     """Ctrl-C and SIGTERM end the readings: at once where one is waited for, otherwise after the one in work."""
 
-    received: Optional[int] = None
-    _waits = False
-
     def __enter__(self) -> _Interrupts:
-        self._before = {number: signal.signal(number, self._note) for number in INTERRUPTS}
+        self._received: Optional[type[KeyboardInterrupt]] = None
+        self._waits = False
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -342,22 +322,21 @@ class _Interrupts:
             signal.signal(number, handler)
 
     def lines(self, file: IO[bytes]) -> Iterator[bytes]:
-        """The lines of `file` until it ends or an interruption comes."""
-        with contextlib.suppress(_Stopped):
-            while line := self._next(file):
-                yield line
+        """The lines of `file` until it ends; an interruption comes between two of them, as KeyboardInterrupt."""
+        while line := self._next(file):
+            yield line
 
     def _next(self, file: IO[bytes]) -> bytes:
+        self._waits = True
         try:
-            self._waits = True
-            if self.received:
-                return b""
+            if self._received:
+                raise self._received
             return file.readline()
         finally:
             self._waits = False
 
     def _note(self, number: int, _: object) -> None:
-        self.received = number
+        self._received = Terminated if number == signal.SIGTERM else KeyboardInterrupt
         if self._waits:
             self._waits = False
-            raise _Stopped
+            raise self._received
