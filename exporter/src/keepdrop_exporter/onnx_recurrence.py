@@ -170,10 +170,10 @@ def _fused(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
 def _scan(r: Recurrence, nodes: Nodes, inputs: Sequence[str]) -> list[str]:
     """A ``Scan`` over the written step of the cell."""
     x, *rest = inputs
-    step = _Step(r, nodes, x, rest[: r.input_masks], rest[r.input_masks : r.input_masks + r.recurrent_masks])
+    step = _Step(r, nodes, x, rest[: r.mask_count])
     body = step.body
     old = [body.name("h"), body.name("c")][: r.state_count]
-    steps = inputs[1 + r.input_masks + r.recurrent_masks] if r.masked else None
+    steps = inputs[1 + r.mask_count] if r.masked else None
     new = _CELLS[r.cell](r, body, step, *old)
     output = new[0]
     if steps is not None:
@@ -225,20 +225,17 @@ class _Step:
     ``body`` collects the nodes of the step; ``scanned`` lists what is scanned and the name of one step of it.
     """
 
-    def __init__(
-        self, r: Recurrence, nodes: Nodes, x: str, input_keeps: Sequence[str], recurrent_keeps: Sequence[str]
-    ) -> None:
+    def __init__(self, r: Recurrence, nodes: Nodes, x: str, masks: Sequence[str]) -> None:
         self.body = nodes.body()
         self.scanned: list[tuple[str, str]] = []
         self._r, self._nodes, self._x = r, nodes, x
-        self._input_keeps, self._recurrent_keeps = input_keeps, recurrent_keeps
-        self._kernels = np.split(r.kernel * np.float32(r.input_scale if input_keeps else 1), r.gates, axis=1)
+        self._masks = list(masks)
+        self._kernels = np.split(r.kernel * np.float32(r.input_scale if r.input_masks else 1), r.gates, axis=1)
         self._recurrent = np.split(
-            r.recurrent_kernel * np.float32(r.recurrent_scale if recurrent_keeps else 1), r.gates, axis=1
+            r.recurrent_kernel * np.float32(r.recurrent_scale if r.recurrent_masks else 1), r.gates, axis=1
         )
-        keeps = [*input_keeps, *recurrent_keeps]
         self._lead = (
-            nodes.add("Shape", keeps[0], start=0, end=2) if keeps else nodes.add("Shape", x, start=1, end=3)
+            nodes.add("Shape", masks[0], start=0, end=2) if masks else nodes.add("Shape", x, start=1, end=3)
         )  # P, Q
         self._ones: dict[int, str] = {}
         self._wide: str | None = None
@@ -264,7 +261,7 @@ class _Step:
         matrices = [
             np.concatenate([self._recurrent[g], self._kernels[g], b[None]]) for g, b in zip(gates, biases, strict=True)
         ]
-        if self._input_keeps or self._recurrent_keeps:
+        if self._masks:
             masked = [self.body.add("Mul", wide, self._mask(g, recurrent=True)) for g in gates]
             return [self.body.add("MatMul", m, self._nodes.constant(w)) for m, w in zip(masked, matrices, strict=True)]
         product = self.body.add("MatMul", wide, self._nodes.constant(np.concatenate(matrices, axis=1)))
@@ -276,8 +273,8 @@ class _Step:
 
     def recurrent(self, h: str, gate: int) -> str:
         """The part of a gate's sum that comes from ``h``."""
-        if self._recurrent_keeps:
-            h = self.body.add("Mul", h, _of(self._recurrent_keeps, gate))
+        if self._r.recurrent_masks:
+            h = self.body.add("Mul", h, self._recurrent_mask(gate))
         return self.body.add("MatMul", h, self._nodes.constant(self._recurrent[gate]))
 
     def from_input(self, gate: int, bias: NDArray[np.float32]) -> str:
@@ -287,13 +284,13 @@ class _Step:
             product = self._nodes.add("MatMul", self._x, self._nodes.constant(self._kernels[gate]))
             return self.scan(self._nodes.add("Add", product, self._nodes.constant(bias)))
         x = self._input_and_one()
-        if self._input_keeps:
+        if self._r.input_masks:
             x = self.body.add("Mul", x, self._mask(gate, recurrent=False))
         return self.body.add("MatMul", x, self._nodes.constant(np.concatenate([self._kernels[gate], bias[None]])))
 
     @property
     def _by_projection(self) -> bool:
-        return self._r.shared and not self._input_keeps
+        return self._r.shared and not self._r.input_masks
 
     def _input_and_one(self) -> str:
         """x_t and a one, for every sample: [P, Q, F + 1]."""
@@ -308,10 +305,17 @@ class _Step:
 
     def _mask(self, gate: int, recurrent: bool) -> str:
         """A gate's recurrent mask, input mask and a one side by side: [P, Q, H + F + 1], or without the first."""
-        parts = [_of(self._input_keeps, gate) if self._input_keeps else self._one(self._r.features), self._one(1)]
+        if self._r.joined:
+            return self._masks[gate if recurrent else 3]
+        inputs = self._masks[: self._r.input_masks]
+        parts = [_of(inputs, gate) if inputs else self._one(self._r.features), self._one(1)]
         if recurrent:
-            parts.insert(0, _of(self._recurrent_keeps, gate) if self._recurrent_keeps else self._one(self._r.units))
+            parts.insert(0, self._recurrent_mask(gate) if self._r.recurrent_masks else self._one(self._r.units))
         return self._nodes.add("Concat", *parts, axis=-1)
+
+    def _recurrent_mask(self, gate: int) -> str:
+        """A gate's recurrent mask alone, [P, Q, H]."""
+        return self._masks[2] if self._r.joined else _of(self._masks[self._r.input_masks :], gate)
 
     def _one(self, size: int) -> str:
         if size not in self._ones:

@@ -54,7 +54,8 @@ class Recurrence:
     ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
     bool [L, P, Q, 1]; if ``carried``, the states it starts from, [P, Q, H], which are zero otherwise. Its results:
     the outputs [L, P, Q, H] or the last one [P, Q, H], then the states [P, Q, H] if ``states``. ``shared``: the Q
-    samples of a row have the same sequence, x is [L, P, 1, F]; otherwise Q is 1.
+    samples of a row have the same sequence, x is [L, P, 1, F]; otherwise Q is 1. ``joined``: in place of its masks come
+    those that a step multiplies by, see ``joined_masks``.
 
     ``kernel`` [F, G * H], ``recurrent_kernel`` [H, G * H], ``bias`` [G * H] and (GRU, ``reset_after``)
     ``recurrent_bias`` [G * H] are Keras', gates in Keras' order (LSTM i f c o, GRU z r h). ``input_scale`` and
@@ -81,11 +82,19 @@ class Recurrence:
     sequences: bool
     states: bool
     carried: bool = False
+    joined: bool = False
 
     @property
     def tensor_count(self) -> int:
         """How many tensors it takes."""
-        return 1 + self.input_masks + self.recurrent_masks + int(self.masked) + self.state_count * int(self.carried)
+        return 1 + self.mask_count + int(self.masked) + self.state_count * int(self.carried)
+
+    @property
+    def mask_count(self) -> int:
+        """How many masks it takes."""
+        if not self.joined:
+            return self.input_masks + self.recurrent_masks
+        return 3 + int(self.input_masks > 0) if self.cell == "GRU" else self.gates
 
     @property
     def state_count(self) -> int:
@@ -235,8 +244,10 @@ class Recurrences:
         recurrence = _describe(f"{PREFIX}{len(self.lowered)}_", layer, shared, mask is not None)
         if carried:
             assert self._carrying is not None
-            recurrence = replace(recurrence, carried=True, states=True)
-            keeps = [self._carrying.hold(keep) for keep in keeps]
+            # Where samples share a sequence without masks of its own, its products are no part of the step.
+            joined = recurrence.recurrent_masks > 0 and not (shared and recurrence.input_masks == 0)
+            recurrence = replace(recurrence, carried=True, states=True, joined=joined)
+            keeps = [self._carrying.hold(keep) for keep in (joined_masks(recurrence, keeps) if joined else keeps)]
         self.lowered.append(recurrence)
         x = origin if shared and origin is not None else sequences
         tensors = [tf.expand_dims(tf.transpose(x, [1, 0, 2]), 2)]  # [L, P, 1, F]
@@ -272,13 +283,51 @@ class Recurrences:
         return output, output, states
 
 
+def joined_masks(recurrence: Recurrence, keeps: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The masks of a step as it multiplies by them, so that a stream joins them once.
+
+    Parameters
+    ----------
+    keeps
+        The input masks [..., F] and then the recurrent masks [..., H], one for each gate or one for all.
+
+    Returns
+    -------
+    list
+        For each gate its recurrent mask, its input mask and a one side by side, [..., H + F + 1]. A GRU's last gate has
+        its recurrent mask [..., H] apart from its input mask and one [..., F + 1], which is there if there are any.
+    """
+    inputs, recurrent = _split(keeps, recurrence.input_masks)
+    one = tf.ones_like(recurrent[0][..., :1])
+    free = tf.repeat(one, recurrence.features, axis=-1)
+
+    def beside(gate: int) -> list[tf.Tensor]:
+        return [inputs[gate % len(inputs)] if inputs else free, one]
+
+    whole = range(2 if recurrence.cell == "GRU" else recurrence.gates)
+    joined = [tf.concat([recurrent[g % len(recurrent)], *beside(g)], -1) for g in whole]
+    if recurrence.cell == "GRU":
+        joined += [recurrent[2 % len(recurrent)], *([tf.concat(beside(2), -1)] if inputs else [])]
+    return joined
+
+
+def _parted(recurrence: Recurrence, joined: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The masks that ``joined_masks`` joined."""
+    units, features = recurrence.units, recurrence.features
+    whole, last = _split(joined, 2 if recurrence.cell == "GRU" else recurrence.gates)
+    recurrent = [mask[..., :units] for mask in whole] + list(last[:1])
+    inputs = [mask[..., units:-1] for mask in whole] + [mask[..., :features] for mask in last[1:]]
+    return inputs[: recurrence.input_masks] + recurrent[: recurrence.recurrent_masks]
+
+
 def _run_keras(
     original: Any, layer: keras.layers.RNN, recurrence: Recurrence, given: tuple[tf.Tensor, ...]
 ) -> list[tf.Tensor]:
     """The body of a lowered loop in TensorFlow: Keras' own inner loop on [N, L, F]."""
     cell = layer.cell
     x, *rest = given
-    keeps, rest = _split(rest, recurrence.input_masks + recurrence.recurrent_masks)
+    keeps, rest = _split(rest, recurrence.mask_count)
+    keeps = _parted(recurrence, keeps) if recurrence.joined else keeps
     (steps,), start = _split(rest, 1) if recurrence.masked else ([None], rest)
     lead = tf.shape(keeps[0] if keeps else x[0])[:2]  # P, Q
     wide = tf.broadcast_to(x, tf.concat([tf.shape(x)[:1], lead, tf.shape(x)[3:]], 0))
