@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import keepdrop
 import keepdrop_exporter
 from keepdrop.artifact import MADE_SUFFIX, NEXT_SUFFIX
-from keepdrop_exporter import VerifyError, philox, pipeline, streaming
+from keepdrop_exporter import VerifyError, philox, pipeline, plan, streaming, trace
 
 from . import models, reference
 
@@ -333,6 +333,24 @@ def test_masks_are_made_once(streamed: Callable[[str], Streamed]) -> None:
     graph._feeds["seed"] = np.array(SEED + 1)
     got = graph.push({"x": stream.x["x"][:, 1:]})
     assert_equal_after(STEPS, STEPS - 1, got, stream.reference(STEPS))
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_the_traced_function_computes_the_same(streamed: Callable[[str], Streamed], cell: str) -> None:
+    """TensorFlow runs Keras' own loops where the artifact has operators of its own, and takes the same tensors."""
+    stream = streamed(cell)
+    traced, described = trace.trace_stream(plan.make_plan(stream.keras_model))
+    assert traced.stream is not None and traced.stream == stream.model.metadata.stream
+    controls = {"seed": SEED, "num_samples": SAMPLES, "first_sample": 0, "rows": ROWS, "steps_seen": [0] * len(ROWS)}
+    feeds = {name: tf.constant(value, tf.int64) for name, value in controls.items()}
+    for state in (*traced.stream.states, *traced.stream.masks):
+        sizes = [len(ROWS), *([SAMPLES] if state.per_sample else []), *state.shape]
+        feeds[state.name] = tf.zeros(sizes, state.dtype)
+    feeds["x"] = tf.constant(stream.x["x"])
+    made = traced.function(feeds)
+    feeds |= {mask.name: made[mask.name + MADE_SUFFIX] for mask in traced.stream.masks}
+    got = traced.function(feeds)
+    assert_equal_after(STEPS, STEPS, [got[t.name].numpy() for t in described.outputs], stream.reference(STEPS))
 
 
 def test_the_export_verifies_over_a_block_and_says_so(tmp_path: Path) -> None:
