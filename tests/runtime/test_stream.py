@@ -386,6 +386,23 @@ def test_a_hundred_thousand_steps_take_no_memory(streaming) -> None:
     assert told["kept"] > 24 << 20, "the measure does not see what is kept"
 
 
+def test_what_does_not_fit_in_the_budget_is_refused_with_the_arithmetic(streaming) -> None:
+    model = keepdrop.load(streaming, memory="10kB")  # a row carries 8 + 4 bytes a sample, and 8
+    s = model.stream(samples=100, rows=range(8))
+    text = "9 rows x 1,208 bytes of states and masks for 100 samples = 10.9 kB, and the budget is 10.0 kB"
+    with pytest.raises(keepdrop.TooLarge, match=text):
+        s.add(8)
+    assert s.rows == tuple(range(8))
+    with pytest.raises(keepdrop.TooLarge, match=text):
+        model.stream(samples=100, rows=range(9))
+    s.remove(0)
+    s.add(8)
+    with pytest.raises(keepdrop.TooLarge, match="the budget is 1.0 kB"):
+        keepdrop.load(streaming, memory="1kB").resume(s.save())
+    with pytest.raises(keepdrop.TooLarge, match="half of the memory that is free here"):
+        keepdrop.load(streaming).stream(samples=10**12)
+
+
 # Saving and resuming
 
 

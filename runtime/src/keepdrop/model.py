@@ -203,14 +203,22 @@ class Model:
         ------
         InputError
             The artifact does not stream, or an argument does not fit it.
+        TooLarge
+            What the rows carry does not fit in the memory budget; the text has the arithmetic.
         ArtifactError
             The file is no longer the one that was loaded.
         """
         carried_by(self.metadata)
         start = fresh(
-            self.metadata, self._session.sha256(), samples=samples, seed=seed, rows=rows, first_sample=first_sample
+            self.metadata,
+            self._session.sha256(),
+            self._budget,
+            samples=samples,
+            seed=seed,
+            rows=rows,
+            first_sample=first_sample,
         )
-        return Stream(self._session, self._engine, start)
+        return Stream(self._session, self._engine, self._budget, start)
 
     def resume(self, data: Saved) -> Stream:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
@@ -228,7 +236,7 @@ class Model:
             The artifact's file is no longer the one that was loaded.
         """
         saved = from_bytes(data, carried_by(self.metadata), self._session.sha256())
-        return Stream(self._session, self._engine, saved)
+        return Stream(self._session, self._engine, self._budget, saved)
 
     def _checked(self, x: Any, **arguments: Any) -> Request:
         return check(self.metadata, x, budget=self._budget, **arguments)

@@ -7,6 +7,7 @@ together changes nothing, nor does how many threads do it.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional, Union
@@ -19,6 +20,7 @@ from .artifact import Stream as Carried
 from .engine import Chunk, Engine, plan_chunks, run_limit
 from .errors import ArtifactError, InputError
 from .heads import resolved
+from .memory import Budget
 from .prediction import paired, summarise
 from .request import check_far, check_readings, integer, row_ids
 from .saved_stream import SavedStream, state_shape, to_bytes
@@ -49,15 +51,17 @@ class Stream:
         The samples are those of this seed, from first_sample to first_sample + samples - 1.
     """
 
-    def __init__(self, session: Session, engine: Engine, saved: SavedStream) -> None:
+    def __init__(self, session: Session, engine: Engine, budget: Budget, saved: SavedStream) -> None:
         metadata = session.metadata
         carried = carried_by(metadata)
+        demand(budget, carried, len(saved.rows), saved.samples)
         check_far(metadata, saved.first_sample, saved.samples, carried.block)
         self.seed, self.samples, self.first_sample = saved.seed, saved.samples, saved.first_sample
         self._metadata = metadata
         self._heads = resolved(metadata.outputs, metadata.heads)
         self._session = session
         self._engine = engine
+        self._budget = budget
         self._artifact_sha256 = saved.artifact_sha256
         self._carried = carried
         self._rows = _Rows(carried, saved)
@@ -120,8 +124,17 @@ class Stream:
             self._rows.zero(slice(None) if rows is None else self._rows.places(rows)[0])
 
     def add(self, row: int) -> None:
-        """Take up one more row at step 0, behind those there are; InputError if it is one of them."""
+        """Take up one more row at step 0, behind those there are.
+
+        Raises
+        ------
+        InputError
+            It is one of them.
+        TooLarge
+            What all of them carry does not fit in the memory budget.
+        """
         with self._lock:
+            demand(self._budget, self._carried, len(self._rows.ids) + 1, self.samples)
             self._rows.add(integer("row", row))
 
     def remove(self, row: int) -> None:
@@ -344,8 +357,29 @@ def carried_by(metadata: Metadata) -> Carried:
     return metadata.stream
 
 
+def demand(budget: Budget, carried: Carried, rows: int, samples: int) -> None:
+    """Raise TooLarge where what so many rows carry does not fit in the budget."""
+    a_row = sum(
+        math.prod(state_shape(state, 1, samples)) * np.dtype(state.dtype).itemsize
+        for state in (*carried.states, *carried.masks)
+    )
+    if not budget.fits(rows * a_row):
+        raise budget.refusal(
+            rows * a_row,
+            f"{rows:,} rows x {a_row:,} bytes of states and masks for {samples:,} samples",
+            "give fewer rows or samples to a stream, or more memory= to keepdrop.load",
+        )
+
+
 def fresh(
-    metadata: Metadata, artifact_sha256: str, *, samples: Optional[int], seed: int, rows: ArrayLike, first_sample: int
+    metadata: Metadata,
+    artifact_sha256: str,
+    budget: Budget,
+    *,
+    samples: Optional[int],
+    seed: int,
+    rows: ArrayLike,
+    first_sample: int,
 ) -> SavedStream:
     """A stream before its first step; InputError where an argument does not fit the artifact."""
     carried = carried_by(metadata)
@@ -353,6 +387,7 @@ def fresh(
     ids = row_ids(rows)
     if len(np.unique(ids)) < len(ids):
         raise InputError(f"rows is {ids.tolist()} and names a row twice; give each an id of its own")
+    demand(budget, carried, len(ids), count)
     return SavedStream(
         artifact_sha256=artifact_sha256,
         seed=integer("seed", seed),
