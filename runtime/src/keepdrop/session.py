@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import re
 import stat
@@ -126,6 +125,8 @@ class Session:
                 unchanged = False
             if not unchanged:
                 raise ArtifactError(f"{self.path} is no longer the file that was opened; load it again")
+            import hashlib  # brings OpenSSL, which streams alone need
+
             self._sha256 = hashlib.sha256(content).hexdigest()
         return self._sha256
 
