@@ -167,9 +167,10 @@ def notes(draws: Sequence[Draw], block: int) -> list[str]:
     layers = dict.fromkeys(draw.layer for draw in draws if None in draw.shape)
     if not layers:
         return []
+    anew = f"every {block} steps" if block > 1 else "at every step"
     return [
-        f"{', '.join(layers)}: the draws follow the time, and start anew every {block} steps; the stream equals the "
-        f"ordinary artifact after exactly {block} steps"
+        f"{', '.join(layers)}: the draws follow the time and start anew {anew}; beyond the first {block} the stream's "
+        "masks are its own, before that they equal the ordinary artifact's on a window of that length"
     ]
 
 
