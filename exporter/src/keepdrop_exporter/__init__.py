@@ -13,27 +13,43 @@ from typing import TYPE_CHECKING, Any
 
 from keepdrop import __version__
 
-from .errors import ConvertError, ExportError, LoadError, Refusal, VerifyError
+from .errors import ConvertError, ExportError, LoadError, Refusal, RetrofitError, VerifyError
 
 if TYPE_CHECKING:
     from .loading import load
+    from .monte_carlo import MonteCarloDropout, MonteCarloGRU, MonteCarloLSTM, MonteCarloSimpleRNN
     from .pipeline import Report, export, verify
+    from .retrofit import with_dropout
+    from .savedmodel import load_savedmodel
 
 __all__ = [
     "ConvertError",
     "ExportError",
     "LoadError",
+    "MonteCarloDropout",
+    "MonteCarloGRU",
+    "MonteCarloLSTM",
+    "MonteCarloSimpleRNN",
     "Refusal",
     "Report",
+    "RetrofitError",
     "VerifyError",
     "__version__",
     "export",
     "load",
+    "load_savedmodel",
     "verify",
+    "with_dropout",
 ]
 
 # These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
-_WITH_TENSORFLOW = {"Report": ".pipeline", "export": ".pipeline", "load": ".loading", "verify": ".pipeline"}
+_WITH_TENSORFLOW = {
+    **dict.fromkeys(("Report", "export", "verify"), ".pipeline"),
+    "load": ".loading",
+    "with_dropout": ".retrofit",
+    "load_savedmodel": ".savedmodel",
+    **dict.fromkeys(("MonteCarloDropout", "MonteCarloGRU", "MonteCarloLSTM", "MonteCarloSimpleRNN"), ".monte_carlo"),
+}
 
 
 def __getattr__(name: str) -> Any:

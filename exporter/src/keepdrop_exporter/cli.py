@@ -25,7 +25,7 @@ _STAGES = {
     "load": "reading the Keras model",
     "plan": "finding what is random in it",
     "trace": "tracing it with the seed as an input",
-    "convert": "converting to ONNX",
+    "convert": "converting to the artifact's format",
     "verify": "comparing samples with Keras",
 }
 
@@ -73,18 +73,41 @@ def _with(options: list[Any]) -> Callable[[Any], Any]:
     return add
 
 
+def _rates(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    rates = {}
+    for value in values:
+        place, _, rate = value.rpartition("=")
+        try:
+            rates[place] = float(rate)
+        except ValueError:
+            place = ""
+        if not place:
+            raise click.BadParameter(f"{value!r}; give it as LAYER=RATE, such as lstm.recurrent=0.25")
+    return rates
+
+
+def _dropout(help: str, required: bool = False) -> Callable[[Any], Any]:
+    return click.option("--dropout", multiple=True, required=required, metavar="LAYER=RATE", callback=_rates, help=help)
+
+
 @click.command(
     epilog="Example: keepdrop export forecaster.keras -o forecaster.onnx",
-    short_help="Turn a Keras model into an ONNX file that samples.",
+    short_help="Turn a Keras model into a file that samples.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The ONNX file; by default beside the model.",
+    type=click.Path(path_type=Path),
+    help="The ONNX file, or the directory of a SavedModel; by default beside the model.",
 )
 @click.option("--streaming", is_flag=True, help="Let the file take one step after another, for keepdrop stream.")
+@click.option(
+    "--format",
+    type=click.Choice(["onnx", "savedmodel"]),
+    help="What to write. [default: onnx where OUTPUT ends in .onnx, savedmodel where it has no suffix]",
+)
+@_dropout("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
 @click.option(
     "--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for."
 )
@@ -101,14 +124,14 @@ def export(
     model: Path,
     output: Path | None,
     streaming: bool,
-    default_samples: int,
+    format: str | None,
     heads: tuple[str, ...],
     as_json: bool,
     data: Path | None,
     custom: Path | None,
     **options: Any,
 ) -> None:
-    """Turn MODEL into an ONNX file whose dropout stays on and whose seed is an input.
+    """Turn MODEL into a file whose dropout stays on and whose seed is an input.
 
     MODEL is a .keras file (Keras 3, or 2.13 to 2.15), an .h5 or .hdf5 file (Keras 3, or 2.0 on), the .json of an
     architecture with --weights, or the folder of a SavedModel that Keras 2 wrote. What is rewritten for Keras 3 is said
@@ -116,6 +139,10 @@ def export(
 
     With --streaming it takes the steps of a sequence one by one, and never forgets what came before.
     The samples of the file are compared with those stock Keras computes, before it gets its name.
+
+    --dropout puts dropout where the model was trained without: lstm.input and lstm.recurrent set both rates of a
+    recurrent layer, dense.input puts a Dropout before another layer, dropout_1 sets a dropout layer's rate (0 takes
+    it out), '*.recurrent' means every recurrent layer.
     """
     api = _exporter()
     began = time.perf_counter()
@@ -125,9 +152,9 @@ def export(
 
     report = api.export(
         model,
-        output or model.with_suffix(".onnx"),
+        output or model.with_suffix("" if format == "savedmodel" else ".onnx"),
         streaming=streaming,
-        default_samples=default_samples,
+        format=format,
         heads=parsed(heads),
         data=_read(data),
         custom_objects=_custom_objects(custom),
@@ -162,6 +189,7 @@ def export(
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("artifact", type=click.Path(path_type=Path))
+@_dropout("A rate that was set on the way to ARTIFACT, as for export; can be repeated.")
 @_with([*_loading, *_verification])
 def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom: Path | None, **options: Any) -> None:
     """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from.
@@ -174,6 +202,40 @@ def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom
         click.echo(json.dumps(dataclasses.asdict(report)))
     else:
         _print_verification(report)
+
+
+@click.command(
+    epilog="Example: keepdrop retrofit plain.keras -o mc.keras --dropout '*.recurrent=0.2'",
+    short_help="Set a Keras model's dropout rates.",
+)
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .keras file to write.")
+@_dropout(
+    "LAYER=RATE for a dropout layer (0 takes it out), LAYER.input or LAYER.recurrent; globs; can be repeated.",
+    required=True,
+)
+@_with(_loading)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def retrofit(
+    model: Path, output: Path, dropout: dict[str, float], as_json: bool, custom: Path | None, **options: Any
+) -> None:
+    """Write MODEL with other dropout rates to a .keras file that plain Keras loads.
+
+    LAYER.input and LAYER.recurrent set the dropout and recurrent_dropout of a recurrent layer; LAYER.input of any
+    other puts a Dropout before it. Layers of nested models are named by path, such as encoder/lstm.recurrent.
+
+    Weights and output without dropout are unchanged: that is checked before the file gets its name.
+    """
+    _exporter()
+    from .retrofit import save_with_dropout
+
+    changes = save_with_dropout(model, output, dropout, custom_objects=_custom_objects(custom), **options)
+    if as_json:
+        click.echo(json.dumps({"path": str(output), "changes": changes}))
+        return
+    click.echo(f"{output}: the weights of {model}, and its output without dropout")
+    for change in changes:
+        click.echo(f"  {change}")
 
 
 @contextlib.contextmanager

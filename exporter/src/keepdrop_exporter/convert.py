@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import graphlib
-import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -40,6 +36,7 @@ from . import onnx_recurrence
 from .errors import ConvertError
 from .recurrence import Recurrence
 from .trace import Traced
+from .writing import quiet
 
 # The newest that onnxruntime 1.16 reads with opset 18.
 _IR_VERSION = 8
@@ -76,7 +73,7 @@ def to_onnx(
     calls = [_cut_out(graph, recurrence) for recurrence in traced.recurrences]
     # What a stream hands to a recurrence may be an input of the graph itself.
     needed = [name for call in calls for name in call.tensors if name not in names_in]
-    with _quiet():
+    with quiet():
         model: onnx.ModelProto
         try:
             model, _ = tf2onnx.convert.from_graph_def(
@@ -224,17 +221,6 @@ def with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto
     return bearing
 
 
-@contextlib.contextmanager
-def temporary_beside(target: Path) -> Iterator[Path]:
-    """A temporary file in the target's folder; it is gone when the context ends, unless renamed."""
-    # Made by hand, because what tempfile makes nobody else may read, also under its final name.
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _declare(
     model: onnx.ModelProto,
     inputs: tuple[Tensor, ...],
@@ -358,17 +344,3 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _nodes(attribute.g)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """tf2onnx and TensorFlow's freezing talk about themselves; what matters comes as an error."""
-    loggers = [logging.getLogger(name) for name in ("tf2onnx", tf.get_logger().name)]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

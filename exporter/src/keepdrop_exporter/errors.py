@@ -3,6 +3,7 @@
 KeepdropError
 └── ExportError        ValueError: an argument of the export
     ├── LoadError      load: the Keras file cannot be read
+    ├── RetrofitError  retrofit: a dropout rate that cannot be set where it was asked for
     ├── Refusal        plan: the model cannot be exported exactly; names the layer and the cure
     ├── ConvertError   RuntimeError, convert: TensorFlow's graph does not become a valid ONNX file
     └── VerifyError    RuntimeError, verify: the artifact's samples are not Keras'
@@ -19,6 +20,10 @@ class ExportError(KeepdropError, ValueError):
 
 class LoadError(ExportError):
     """The Keras file is missing, is none, or needs code that is not allowed to run."""
+
+
+class RetrofitError(ExportError):
+    """A dropout rate that is none, that belongs nowhere, or that would change more than the dropout."""
 
 
 class Refusal(ExportError):

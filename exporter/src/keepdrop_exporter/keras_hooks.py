@@ -168,6 +168,14 @@ def drawing_layer() -> tuple[keras.Layer | None, str]:
     return layer, next((name for name in ("rate", "dropout", "stddev") if hasattr(layer, name)), "call")
 
 
+def in_stock_call() -> bool:
+    """Whether the time loop that is about to run was asked for by Keras' own ``RNN.call``, in a subclass too."""
+    frame: Any = sys._getframe(1)
+    while frame is not None and not isinstance(frame.f_locals.get("self"), keras.layers.RNN):
+        frame = frame.f_back
+    return frame is not None and frame.f_code is keras.layers.RNN.call.__code__
+
+
 def vocabulary_sizes(model: keras.Model) -> dict[int, int]:
     """For each input of the model that an Embedding may read, by its position: how many ids are valid."""
     embeddings = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.Embedding)]
@@ -268,3 +276,56 @@ def mask_values(model: keras.Model) -> dict[int, float]:
         alike = [i for i, x in enumerate(model.inputs) if ("int" in x.dtype) == integers and len(x.shape) >= 2]
         found |= {i: value for i in read or alike}
     return found
+
+
+def graph_operations(model: keras.Model) -> list[Any]:
+    """The layers and operations of a functional or sequential model, inputs included, those of models in it not."""
+    return list(layer_graph(model).operations)
+
+
+def taken_tensors(model: keras.Model, layer: keras.Layer) -> list[list[Any]]:
+    """The symbolic tensors that a layer takes in a model's graph, a list for each call."""
+    nodes = [node for nodes in layer_graph(model)._nodes_by_depth.values() for node in nodes]
+    return [list(node.input_tensors) for node in nodes if node.operation is layer]
+
+
+def rebuilt(model: keras.Model, copy: Callable[[Any], Any], before: Callable[[Any], keras.Layer | None]) -> keras.Model:
+    """A functional or sequential model built again from other layers.
+
+    Parameters
+    ----------
+    copy
+        Gives the layer to put in a layer's place.
+    before
+        Gives a layer to put before that of the model, or None. It is called on each of its symbolic tensors.
+    """
+    if type(model) is keras.Sequential:
+        layers = [layer for old in model._layers for layer in (before(old), copy(old)) if layer is not None]
+        return keras.Sequential(layers, name=model.name)
+
+    def new_input(x: Any) -> Any:
+        return copy(x._keras_history.operation).output
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if (first := before(operation)) is not None:
+            args, kwargs = keras.tree.map_structure(
+                lambda x: first(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs)
+            )
+        return copy(operation)(*args, **kwargs)
+
+    inputs = keras.tree.map_structure(new_input, model._inputs_struct)
+    outputs = model._run_through_graph(inputs, call_fn=call)
+    return type(model)(inputs, outputs, name=model.name)
+
+
+def copy_of_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A ``Lambda`` layer around the same function."""
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=layer.name,
+        trainable=layer.trainable,
+        dtype=layer.dtype_policy,
+    )

@@ -18,6 +18,7 @@ import keras
 
 from . import activations, archive, keras_savedmodel, legacy, legacy_weights
 from .errors import LoadError
+from .monte_carlo import buildable
 
 _HDF5 = (".h5", ".hdf5")
 _ACCEPTED = ".keras, .h5, .hdf5, .json with --weights, or the folder of a SavedModel"
@@ -97,7 +98,8 @@ class _Reading:
     """One call of ``read``: what every form of file needs to know."""
 
     def __init__(self, path: Path, custom_objects: dict[str, Any], trust_code: bool, most_bytes: int | None) -> None:
-        self._path, self._custom = path, custom_objects
+        self._path = path
+        self._custom = {name: buildable(thing) for name, thing in custom_objects.items()}
         self._trust_code, self._most_bytes = trust_code, most_bytes
 
     def keras_archive(self) -> _Found:

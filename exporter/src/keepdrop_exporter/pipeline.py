@@ -1,8 +1,7 @@
-"""The way through the house: Keras file -> plan -> traced function -> ONNX -> verified artifact."""
+"""The way through the house: Keras file -> plan -> traced function -> SavedModel | ONNX -> verified artifact."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,24 +11,25 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-import keepdrop
 from keepdrop import __version__
-from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Head, Metadata, Verification
+from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Head, Metadata, Verification, is_savedmodel
 from keepdrop.heads import Heads
 
-from . import convert
+from . import convert, savedmodel, writing
 from .errors import ExportError
 from .heads import find_heads
 from .loading import Loaded, load, read
 from .plan import Plan, make_plan
+from .retrofit import retrofitted
+from .savedmodel import open_artifact
 from .stream_verification import measure_push, verify_stream
-from .trace import trace, trace_stream
+from .trace import Traced, trace, trace_stream
 from .verification import ATOL, RTOL, measure_cost, verify_plan
 
 
 @dataclass(frozen=True)
 class Report:
-    """What an export made: the file, its size in bytes, its metadata, and lines its user should read."""
+    """What an export made: the file or directory, its size in bytes, its metadata, and lines its user should read."""
 
     path: Path
     size: int
@@ -48,6 +48,8 @@ def export(
     path: str | Path,
     *,
     streaming: bool = False,
+    format: str | None = None,
+    dropout: Mapping[str, float] | None = None,
     default_samples: int = DEFAULT_SAMPLES,
     heads: Heads | None = None,
     rows: int = 4,
@@ -61,7 +63,7 @@ def export(
     trust_code: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Report:
-    """Export a Keras model with its dropout active to an ONNX file whose seed is an input, verified against Keras.
+    """Export a Keras model with its dropout active to a file whose seed is an input, verified against Keras.
 
     The file gets its name only once its samples are found equal to Keras'; a failed export leaves what was there.
     Keras' random functions are replaced meanwhile: no other thread of the process should run Keras models.
@@ -71,9 +73,14 @@ def export(
     model
         A Keras model, or what ``load`` takes: a ``.keras``, ``.h5`` or ``.json`` file, a SavedModel's folder.
     path
-        The ONNX file to write.
+        The ONNX file or the directory to write.
     streaming
         Whether the artifact takes one step after another and carries its states along, for ``keepdrop.Model.stream``.
+    format
+        ``"onnx"``, or ``"savedmodel"`` for a TensorFlow SavedModel with the same signature. By default ONNX where
+        the path ends in ``.onnx``, and a SavedModel where it has no suffix.
+    dropout
+        Rates to set first, by layer; see ``with_dropout``. The artifact is then verified against that model.
     default_samples
         How many samples the graph draws where ``num_samples`` is not given.
     heads
@@ -88,47 +95,50 @@ def export(
 
     Raises
     ------
-    LoadError, Refusal, ConvertError, VerifyError
+    LoadError, RetrofitError, Refusal, ConvertError, VerifyError
         The stage that failed, each with what to do.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise ExportError(f"{target}: there is no folder {target.parent}; make it first")
-    if target.suffix != ".onnx":
-        raise ExportError(f"{target}: the artifact is an ONNX file; let its name end in .onnx")
+    write = _writer(target, format)
+    if streaming and write is _write_savedmodel:
+        raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
     loaded = Loaded(model, (), None)
     if isinstance(model, (str, Path)):
-        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=convert.MOST_BYTES)
-    convert.refuse_size(loaded.model)
+        most = convert.MOST_BYTES if write is _write_onnx else None
+        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=most)
+    if write is _write_onnx:
+        convert.refuse_size(loaded.model)
+    retrofit_model, changes = retrofitted(loaded.model, dropout or {})
+    loaded = replace(loaded, model=retrofit_model, changes=(*loaded.changes, *changes))
     progress("plan")
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
     progress("trace")
     traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
     progress("convert")
-    proto = convert.to_onnx(
-        traced, described.inputs, described.outputs, {NUM_SAMPLES: default_samples, FIRST_SAMPLE: 0}
-    )
     metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
-    with convert.temporary_beside(target) as partial:
-        partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+    with writing.temporary_beside(target) as partial:
+        update = write(traced, partial, metadata)
         progress("verify")
         check = verify_stream if streaming else verify_plan
         verified = check(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
         cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
         metadata = replace(metadata, verified=verified, cost=cost)
-        partial.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
-        os.replace(partial, target)
-    return Report(target, target.stat().st_size, metadata, (*loaded.changes, *described.notes, *head_notes))
+        update(metadata)
+        writing.replace(partial, target)
+    return Report(target, writing.size(target), metadata, (*loaded.changes, *described.notes, *head_notes))
 
 
 def verify(
     model: keras.Model | str | Path,
     artifact: str | Path,
     *,
+    dropout: Mapping[str, float] | None = None,
     rows: int = 4,
     samples: int = 16,
     seed: int = 0,
@@ -146,7 +156,9 @@ def verify(
     model
         The Keras model the artifact was made from, or its file.
     artifact
-        The ONNX file.
+        The ONNX file, or the directory of a SavedModel.
+    dropout
+        The rates that were set on the way to the artifact, by layer; see ``with_dropout``.
     rows, samples
         How many examples, and how many samples of each, are compared.
     seed
@@ -168,9 +180,53 @@ def verify(
     """
     if isinstance(model, (str, Path)):
         model = load(model, custom_objects, weights, trust_code=trust_code)
-    streaming = keepdrop.load(artifact, threads=1).metadata.stream is not None
+    keras_model, _ = retrofitted(model, dropout or {})
+    streaming = open_artifact(artifact).metadata.stream is not None
     check = verify_stream if streaming else verify_plan
-    return check(make_plan(model), artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+    plan = make_plan(keras_model)
+    return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+
+
+Update = Callable[[Metadata], None]
+
+
+def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata], Update]:
+    """What writes an artifact in that format, and gives a function that replaces its metadata."""
+    if form not in (None, "onnx", "savedmodel"):
+        raise ExportError(f"format={form!r}: give 'onnx' or 'savedmodel'")
+    if form == "savedmodel" or (form is None and not target.suffix):
+        if target.suffix == ".onnx":
+            raise ExportError(f"{target}: a SavedModel is a directory; give it a name without .onnx")
+        if target.exists() and not (is_savedmodel(target) or (target.is_dir() and not any(target.iterdir()))):
+            raise ExportError(f"{target} is there and is no SavedModel; give another name, or move it away")
+        return _write_savedmodel
+    if target.suffix != ".onnx":
+        raise ExportError(
+            f"{target}: the artifact is an ONNX file; let its name end in .onnx, or say format='savedmodel' "
+            "(--format savedmodel)"
+        )
+    if target.is_dir():
+        raise ExportError(f"{target} is a directory; give the ONNX file another name")
+    return _write_onnx
+
+
+def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
+    proto = convert.to_onnx(traced, metadata.inputs, metadata.outputs, _defaults(metadata))
+
+    def update(metadata: Metadata) -> None:
+        path.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+
+    update(metadata)
+    return update
+
+
+def _write_savedmodel(traced: Traced, path: Path, metadata: Metadata) -> Update:
+    savedmodel.write(traced, path, metadata, _defaults(metadata))
+    return lambda metadata: savedmodel.write_metadata(path, metadata)
+
+
+def _defaults(metadata: Metadata) -> dict[str, int]:
+    return {NUM_SAMPLES: metadata.default_samples, FIRST_SAMPLE: 0}
 
 
 def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, loaded: Loaded) -> Metadata:

@@ -68,7 +68,7 @@ def make_plan(model: keras.Model) -> Plan:
     Refusal
         The model cannot be exported exactly; the text names the layer and the cure.
     """
-    inputs, outputs = _tensors(model)
+    inputs, outputs = tensors(model)
     _refuse_names((*inputs, *outputs))
     _refuse_layers(model)
     with keras_hooks.sampling_state(model):
@@ -82,8 +82,8 @@ def make_plan(model: keras.Model) -> Plan:
     return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _NOTES, batch_first)
 
 
-def call_model(model: keras.Model, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """``model(inputs, training=True)`` on flat inputs, giving flat outputs.
+def call_model(model: keras.Model, inputs: Sequence[tf.Tensor], training: bool = True) -> list[tf.Tensor]:
+    """``model(inputs, training=training)`` on flat inputs, giving flat outputs.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def call_model(model: keras.Model, inputs: Sequence[tf.Tensor]) -> list[tf.Tenso
     packed = (
         inputs[0] if structure is None and len(inputs) == 1 else keras.tree.pack_sequence_as(structure, list(inputs))
     )
-    return list(keras.tree.flatten(model(packed, training=True)))
+    return list(keras.tree.flatten(model(packed, training=training)))
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,8 @@ def size(draw: Draw) -> int | None:
     return None if None in draw.shape else math.prod(n for n in draw.shape if n is not None)
 
 
-def _tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The model's inputs and outputs under the artifact's names."""
     if not getattr(model, "inputs", None):
         raise Refusal(
             f"model {model.name!r} does not say what its inputs are; wrap it: x = keras.Input(shape=...); "

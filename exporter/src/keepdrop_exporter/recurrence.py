@@ -19,13 +19,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from . import axes
+from . import axes, keras_hooks
 from .activations import keras2_hard_sigmoid
 
 PREFIX = "keepdrop_recurrence_"
 
 _CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
-_STOCK_CALLS = {cls.call for cls in (keras.layers.RNN, keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 # Keras' activations that ONNX has an operator for, or a composition of few.
@@ -190,7 +189,7 @@ class Recurrences:
             tf.compat.v1.get_default_graph() is self._graph
             and type(layer.cell) in _CELLS
             # Keras' own call uses the states of the loop only where it returns them.
-            and type(layer).call in _STOCK_CALLS
+            and keras_hooks.in_stock_call()
             and all(keep is not None for keep in keeps)
             and (training or not keeps)
             and all(_is_zero(state) for state in keras.tree.flatten(initial_state))

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 import keepdrop
 from keepdrop.artifact import Cost, OutputCheck, Tensor, Verification
 from keepdrop.request import check
-from keepdrop.session import Session
 
 from . import keras_hooks
 from .errors import VerifyError
 from .plan import LENGTHS, Plan, call_model
+from .savedmodel import open_artifact
 
 Arrays = dict[str, NDArray[np.generic]]
 Samples = dict[str, NDArray[np.float32]]
@@ -48,10 +48,14 @@ def verify_plan(
     """``pipeline.verify`` for a model that is planned already, and an artifact of whole inputs."""
     if rows < 1 or samples < 2:
         raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
-    session = keepdrop.load(artifact, threads=1)
+    session = keepdrop.Model(open_artifact(artifact), threads=1)
     if session.metadata.draws != plan.draws:
-        raise VerifyError(f"{artifact}: it was made from another model than {plan.model.name!r}: their draws differ")
-    batches = [given(plan, data, rows)] if data is not None else _random_batches(plan, rows, seed)
+        changes = session.metadata.changes
+        raise VerifyError(
+            f"{artifact}: it was made from another model than {plan.model.name!r}: their draws differ"
+            + (f"; on the way to it was set: {'; '.join(changes)}" if changes else "")
+        )
+    batches = [given(plan, data, rows)] if data is not None else random_batches(plan, rows, seed)
     worst: dict[str, OutputCheck] = {}
     for x in batches:
         count = len(next(iter(x.values())))
@@ -94,8 +98,8 @@ def verify_plan(
 
 def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
     """What a run and a sample cost on one thread: the quickest of some runs with one and with many samples of a row."""
-    session = Session(artifact)
-    x = given(plan, data, 1) if data is not None else _random_batches(plan, 1, 0)[0]
+    session = open_artifact(artifact)
+    x = given(plan, data, 1) if data is not None else random_batches(plan, 1, 0)[0]
 
     def quickest(samples: int) -> float:
         request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)
@@ -214,7 +218,8 @@ def given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generi
     return taken
 
 
-def _random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
+def random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
+    """Inputs of the model to compare on, one dict by name for each length where that is dynamic."""
     rng = np.random.default_rng(seed % 2**64)
     dynamic = any(n is None for t in plan.inputs for n in t.shape[1:])
     return [random_batch(plan, rows, length, rng) for length in (LENGTHS if dynamic else LENGTHS[:1])]

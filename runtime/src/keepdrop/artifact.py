@@ -19,12 +19,15 @@ and beside the above
     each mask     with batch 0 the graph makes it; given back as its name + ``MADE_SUFFIX``
 
 An output without a time axis is the answer after the chunk's last step.
+
+An artifact is an ONNX file, or a TensorFlow SavedModel with the same signature, whose metadata is an asset.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
@@ -45,6 +48,8 @@ UNSEEDED_OPERATORS = (
     "RandomUniform",
     "RandomUniformLike",
 )
+# The same JSON object in a SavedModel, where TensorFlow puts assets.
+METADATA_ASSET = os.path.join("assets", "keepdrop.json")
 
 SEED = "seed"
 ROWS = "rows"
@@ -252,6 +257,37 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a field is there twice")
     return fields
+
+
+def is_savedmodel(path: Union[str, os.PathLike[str]]) -> bool:
+    """Whether the path is a directory that TensorFlow would load."""
+    return os.path.isfile(os.path.join(path, "saved_model.pb"))
+
+
+def savedmodel_metadata(directory: Union[str, os.PathLike[str]]) -> Metadata:
+    """The metadata of a SavedModel that `keepdrop export` wrote, read without TensorFlow.
+
+    Raises
+    ------
+    ArtifactError
+        The directory is no such SavedModel, or bears an unknown contract version.
+    """
+    path = os.fsdecode(directory)
+    if not is_savedmodel(path):
+        found = "is a directory that holds no saved_model.pb" if os.path.isdir(path) else "is no directory"
+        raise ArtifactError(f"{path} {found}; give the .onnx file or the SavedModel that `keepdrop export` wrote")
+    try:
+        with open(os.path.join(path, METADATA_ASSET), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is a SavedModel without a readable {METADATA_ASSET} ({error}); export the Keras model with "
+            "`keepdrop export --format savedmodel`: SavedModels of Keras' own draw no samples"
+        ) from error
+    try:
+        return Metadata.from_json(text)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:

@@ -21,7 +21,7 @@ from .artifact import Cost, Metadata
 from .errors import TooLarge
 from .memory import Budget
 from .request import Request, elements
-from .session import Session
+from .session import AnySession
 
 # What masks, activations and results of one run may take, in bytes; each worker has a run of its own.
 RUN_BYTES = 24 << 20
@@ -73,7 +73,7 @@ class _Sizes(NamedTuple):
 class Engine:
     """Runs requests on at most `threads` threads, of which the calling thread is one, each call within `budget`."""
 
-    def __init__(self, session: Session, threads: int, budget: Budget) -> None:
+    def __init__(self, session: AnySession, threads: int, budget: Budget) -> None:
         self._session = session
         self._threads = threads
         self._budget = budget
@@ -106,7 +106,9 @@ class Engine:
         self.share(results.run, plan_chunks(request.samples, request.batch, workers, limit), workers)
         return results.outputs
 
-    def share(self, run: Callable[[Session, Chunk], None], chunks: list[Chunk], workers: Optional[int] = None) -> None:
+    def share(
+        self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk], workers: Optional[int] = None
+    ) -> None:
         """Call `run` with each chunk and a session, on so many threads (default: all), and wait for the last one."""
         work = _Work(run, chunks)
         try:
@@ -201,7 +203,7 @@ class Engine:
 class _Work:
     """The chunks still to run, and what is to be done with each."""
 
-    def __init__(self, run: Callable[[Session, Chunk], None], chunks: list[Chunk]) -> None:
+    def __init__(self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk]) -> None:
         self.waiting = deque(chunks)
         self._error: Optional[BaseException] = None
         self._run = run
@@ -209,7 +211,7 @@ class _Work:
         self._lock = threading.Lock()
         self._ended = threading.Event()
 
-    def drain(self, session: Session) -> None:
+    def drain(self, session: AnySession) -> None:
         """Run chunks until none is left; after an error none is."""
         while True:
             try:
@@ -248,7 +250,7 @@ class _Results:
         self._progress = progress
         self._lock = threading.Lock()
 
-    def run(self, session: Session, chunk: Chunk) -> None:
+    def run(self, session: AnySession, chunk: Chunk) -> None:
         """Run one chunk of the request."""
         parts = session.run(self._request.cut(chunk.rows, chunk.samples))
         with self._lock:

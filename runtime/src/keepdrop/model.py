@@ -20,7 +20,7 @@ from .moments import Tally
 from .prediction import Prediction, checked_quantiles, joined, paired, summarise
 from .request import Request, check, integer
 from .saved_stream import Saved, from_bytes
-from .session import Session, Source
+from .session import AnySession, Session, Source
 from .stream import Stream, carried_by, fresh
 
 # What `until` and `deadline` end with where nothing is said.
@@ -62,7 +62,7 @@ class Model:
     The calling thread works too: `threads` is the most that one call keeps busy.
     """
 
-    def __init__(self, session: Session, threads: int, budget: Optional[Budget] = None) -> None:
+    def __init__(self, session: AnySession, threads: int, budget: Optional[Budget] = None) -> None:
         self._session = session
         self._threads = threads
         self._budget = budget or Budget()
@@ -71,7 +71,7 @@ class Model:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its source, which is opened again where it is unpickled, and has to be the same there."""
-        return _unpickled, (*self._session.source, self._threads, self._budget.memory)
+        return _unpickled, (type(self._session), *self._session.source, self._threads, self._budget.memory)
 
     @property
     def metadata(self) -> Metadata:
@@ -286,8 +286,8 @@ def _seconds(deadline: Any) -> float:
     raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")
 
 
-def _unpickled(source: Any, checksum: str, threads: int, memory: Optional[int]) -> Model:
-    session = Session(io.BytesIO(source) if isinstance(source, bytes) else source)
+def _unpickled(kind: type[AnySession], source: Any, checksum: str, threads: int, memory: Optional[int]) -> Model:
+    session = kind(io.BytesIO(source) if isinstance(source, bytes) else source)
     if session.checksum != checksum:
         raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")
     return Model(session, threads, Budget(memory))

@@ -14,7 +14,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .artifact import Metadata, Tensor
+from .artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Metadata, Tensor
 from .errors import InputError, TooLarge
 from .memory import Budget
 
@@ -44,6 +44,16 @@ class Request:
     def longest(self) -> int:
         """The longest axis of the inputs, the batch left out."""
         return max(max(array.shape[1:], default=1) for array in self.inputs.values())
+
+    def feeds(self) -> dict[str, NDArray[Any]]:
+        """Every input of the graph by its name in the artifact."""
+        return {
+            **self.inputs,
+            SEED: np.array(self.seed, np.int64),
+            ROWS: self.rows,
+            NUM_SAMPLES: np.array(self.samples, np.int64),
+            FIRST_SAMPLE: np.array(self.first_sample, np.int64),
+        }
 
     def cut(self, rows: slice, samples: slice) -> Request:
         """The same request for some of its rows and samples (slices of 0 ... batch and 0 ... samples)."""

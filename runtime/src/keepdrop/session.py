@@ -7,13 +7,12 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, BinaryIO, Optional, Protocol, Union
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from .artifact import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Tensor
+from .artifact import NUM_SAMPLES, Metadata, Tensor, is_savedmodel
 from .artifact_check import checked
 from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
 from .onnx_file import checksum, read
@@ -26,6 +25,34 @@ FATAL = 4
 MOST_BYTES = 2**31 - 1
 
 Source = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]", BinaryIO]
+
+
+class AnySession(Protocol):
+    """What the engine needs of an open artifact, whichever program runs it."""
+
+    path: str
+    metadata: Metadata
+    checksum: str
+
+    def __init__(self, source: Any) -> None:
+        """Open it."""
+
+    @property
+    def source(self) -> tuple[Union[str, bytes], str]:
+        """What to open it with again, and its checksum."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the artifact, in hexadecimal."""
+
+    def another(self) -> AnySession:
+        """The same artifact for a thread of its own, or this session."""
+
+    def call(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The outputs of these names, from inputs by name."""
+
+    def run(self, request: Request) -> list[NDArray[Any]]:
+        """One run in the calling thread: each output as [samples, batch, ...]."""
 
 
 class Session:
@@ -81,16 +108,8 @@ class Session:
         ArtifactError
             An output is not what the metadata say.
         """
-        feeds = {
-            **request.inputs,
-            SEED: np.array(request.seed, np.int64),
-            ROWS: request.rows,
-            NUM_SAMPLES: np.array(request.samples, np.int64),
-            FIRST_SAMPLE: np.array(request.first_sample, np.int64),
-        }
-        outputs = self.call(self._output_names, feeds)
-        for tensor, output in zip(self.metadata.outputs, outputs):
-            self._check_output(tensor, output, request)
+        outputs = self.call(self._output_names, request.feeds())
+        check_outputs(self.path, self.metadata.outputs, outputs, request)
         return outputs
 
     def call(self, names: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
@@ -140,15 +159,6 @@ class Session:
         if self._stamped() != self._stamp:
             raise ArtifactError(f"{self.path} was replaced while it was being opened; load it again")
 
-    def _check_output(self, tensor: Tensor, output: NDArray[Any], request: Request) -> None:
-        expected = (request.samples, request.batch, *tensor.shape[2:])
-        fits = output.ndim == len(expected) and all(n in (size, None) for size, n in zip(output.shape, expected))
-        if not fits or output.dtype != tensor.dtype:
-            raise ArtifactError(
-                f"{self.path} gave output {tensor.name!r} as {output.dtype} {list(output.shape)} for {request.samples} "
-                f"samples of {request.batch} rows; it is not what an export writes: export the model again"
-            )
-
     def _failure(self, feeds: Mapping[str, NDArray[Any]], text: str) -> KeepdropError:
         """What to tell of an exception of onnxruntime's in a run."""
         given = {tensor.name: feeds[tensor.name] for tensor in self.metadata.inputs}
@@ -193,8 +203,25 @@ def _named(source: Source) -> tuple[str, Optional[bytes]]:
     return path, None
 
 
+def check_outputs(path: str, tensors: Sequence[Tensor], outputs: list[NDArray[Any]], request: Request) -> None:
+    """Raise ArtifactError unless every output is what the metadata say, for the samples and rows asked for."""
+    for tensor, output in zip(tensors, outputs):
+        expected = (request.samples, request.batch, *tensor.shape[2:])
+        fits = output.ndim == len(expected) and all(n in (size, None) for size, n in zip(output.shape, expected))
+        if not fits or output.dtype != tensor.dtype:
+            raise ArtifactError(
+                f"{path} gave output {tensor.name!r} as {output.dtype} {list(output.shape)} for {request.samples} "
+                f"samples of {request.batch} rows; it is not what an export writes: export the model again"
+            )
+
+
 def _stamp(path: str) -> tuple[int, int, int]:
     cure = "give the .onnx file that `keepdrop export` wrote"
+    if is_savedmodel(path):
+        raise ArtifactError(
+            f"{path} is a SavedModel, which TensorFlow runs: sample it with keepdrop_exporter.load_savedmodel, or "
+            "export the Keras model to a name that ends in .onnx"
+        )
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for a name that no file can have

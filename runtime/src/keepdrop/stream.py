@@ -24,7 +24,7 @@ from .memory import Budget
 from .prediction import paired, summarise
 from .request import check_far, check_readings, integer, row_ids
 from .saved_stream import SavedStream, state_shape, to_bytes
-from .session import Session
+from .session import AnySession
 
 # The most steps in one run: more of them gain nothing, and take memory.
 STEPS_A_RUN = 256
@@ -51,7 +51,7 @@ class Stream:
         The samples are those of this seed, from first_sample to first_sample + samples - 1.
     """
 
-    def __init__(self, session: Session, engine: Engine, budget: Budget, saved: SavedStream) -> None:
+    def __init__(self, session: AnySession, engine: Engine, budget: Budget, saved: SavedStream) -> None:
         metadata = session.metadata
         carried = carried_by(metadata)
         demand(budget, carried, len(saved.rows), saved.samples)
@@ -223,7 +223,7 @@ class Stream:
         wholes: list[NDArray[Any]] = []
         lock = threading.Lock()
 
-        def run(session: Session, chunk: Chunk) -> None:
+        def run(session: AnySession, chunk: Chunk) -> None:
             cut = {name: np.ascontiguousarray(array[self._part(name, chunk)]) for name, array in feeds.items()}
             count = chunk.samples.stop - chunk.samples.start
             numbers = _numbers(self.seed, self.first_sample + chunk.samples.start, count)

@@ -18,7 +18,8 @@ from .stream import stream
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
 EXPORTER_VERBS = {
-    "export": "Turn a Keras model into an ONNX file that samples.",
+    "export": "Turn a Keras model into a file that samples.",
+    "retrofit": "Set a Keras model's dropout rates.",
     "verify": "Compare such a file's samples with Keras'.",
 }
 

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification
+from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
 from keepdrop.model import load
 
 
@@ -20,13 +20,14 @@ from keepdrop.model import load
 def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE takes, gives and keeps random.
 
-    And what was verified: how far its samples were from Keras' own.
+    And what was verified: how far its samples were from Keras' own. FILE is an ONNX file or the directory of a
+    SavedModel, which is read without TensorFlow.
 
     \b
     Example:
       keepdrop inspect forecaster.onnx
     """
-    metadata = load(file, threads=1).metadata
+    metadata = savedmodel_metadata(file) if file.is_dir() else load(file, threads=1).metadata
     if as_json:
         click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json())}))
     else:

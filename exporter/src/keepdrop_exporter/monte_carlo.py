@@ -1,0 +1,90 @@
+"""Layers whose dropout is active in ``predict`` too: classes to train with, and a cure for those that circulate.
+
+The contract samples ``model(x, training=True)``, so a model needs none of these to be exported. They are for those
+who want Keras itself to sample: Keras 3's ``predict`` passes ``training=False`` to every layer.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any
+
+import keras
+
+_registered = keras.saving.register_keras_serializable("keepdrop")
+
+
+class _Always:
+    """Comes before a recurrent layer's class and calls it with ``training=True``, whatever it is given."""
+
+    def call(self, sequences: Any, initial_state: Any = None, mask: Any = None, training: Any = None) -> Any:
+        return super().call(sequences, initial_state=initial_state, mask=mask, training=True)  # type: ignore[misc]
+
+
+@_registered
+class MonteCarloLSTM(_Always, keras.layers.LSTM):  # type: ignore[misc]
+    """``keras.layers.LSTM`` whose ``dropout`` and ``recurrent_dropout`` are active in ``predict`` too."""
+
+
+@_registered
+class MonteCarloGRU(_Always, keras.layers.GRU):  # type: ignore[misc]
+    """``keras.layers.GRU`` whose ``dropout`` and ``recurrent_dropout`` are active in ``predict`` too."""
+
+
+@_registered
+class MonteCarloSimpleRNN(_Always, keras.layers.SimpleRNN):  # type: ignore[misc]
+    """``keras.layers.SimpleRNN`` whose ``dropout`` and ``recurrent_dropout`` are active in ``predict`` too."""
+
+
+@_registered
+class MonteCarloDropout(keras.layers.Dropout):  # type: ignore[misc]
+    """``keras.layers.Dropout`` that is active in ``predict`` too."""
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Drop elements of ``inputs``, whatever ``training`` is."""
+        return super().call(inputs, training=True)
+
+
+def buildable(thing: Any) -> Any:
+    """A custom layer class as Keras 3 can build it: the class itself, or one of its name that calls it.
+
+    ``class MonteCarloLSTM(LSTM): def call(self, inputs): return super().call(inputs, training=True)`` worked in
+    Keras 2. Keras 3 takes from ``call`` the names that ``build`` is given, and from its signature whether it takes a
+    mask: such a ``call`` does not fit that of the layer it extends. The class given back has the signature of
+    Keras' layer and passes on what ``cls.call`` takes.
+
+    Parameters
+    ----------
+    thing
+        A class; anything else, and a class that fits, is given back as it is.
+    """
+    if not inspect.isclass(thing):
+        return thing
+    cls: Any = thing
+    stock: Any = next((base for base in cls.__mro__ if base.__module__.startswith("keras.")), None)
+    if stock is None or not issubclass(stock, keras.layers.Layer) or issubclass(stock, keras.Model):
+        return cls
+    if stock is keras.layers.Layer or cls.build is not stock.build or _fits(cls, stock):
+        return cls
+    own = inspect.signature(cls.call).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in own.values())
+
+    @functools.wraps(stock.call)
+    def call(self: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        named = inspect.signature(stock.call).bind(self, inputs, *args, **kwargs).arguments
+        rest = {name: value for name, value in list(named.items())[2:] if takes_any or name in own}
+        return cls.call(self, inputs, **rest)
+
+    # Keras writes the class's module and name into a file: those of the class its owner knows.
+    body = {"call": call, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls)(cls.__name__, (cls,), body)
+
+
+def _fits(cls: Any, stock: Any) -> bool:
+    """Whether a class's ``call`` has the arguments that the ``build`` of Keras' layer is named after."""
+    own = inspect.signature(cls.call).parameters
+    built_from = [name.removesuffix("_shape") for name in list(inspect.signature(stock.build).parameters)[1:]]
+    if any(p.kind is p.VAR_POSITIONAL for p in own.values()):
+        return False
+    return len(built_from) < 2 or all(name in own for name in built_from)

@@ -1,0 +1,66 @@
+"""Writing under a temporary name: what is half done never bears the final one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+
+@contextlib.contextmanager
+def temporary_beside(target: Path) -> Iterator[Path]:
+    """A temporary name in the target's folder; what bears it is gone when the context ends, unless renamed."""
+    # Made by hand, because what tempfile makes nobody else may read, also under its final name.
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    try:
+        yield partial
+    finally:
+        _remove(partial)
+
+
+def replace(partial: Path, target: Path) -> None:
+    """Give a finished file or directory its name; an older directory is put aside first, and back should that fail."""
+    if not target.is_dir():
+        os.replace(partial, target)
+        return
+    older = target.with_name(f".{target.name}.{os.getpid()}.older")
+    os.rename(target, older)
+    try:
+        os.rename(partial, target)
+    except BaseException:
+        os.rename(older, target)
+        raise
+    _remove(older)
+
+
+def size(path: Path) -> int:
+    """The bytes of a file, or of all files in a directory."""
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """TensorFlow and tf2onnx talk about themselves while they write; what matters comes as an error."""
+    loggers = [logging.getLogger(name) for name in ("tf2onnx", "absl", tf.get_logger().name)]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
