@@ -18,16 +18,26 @@ def test_names() -> None:
         "ConvertError",
         "ExportError",
         "LoadError",
+        "MonteCarloDropout",
+        "MonteCarloGRU",
+        "MonteCarloLSTM",
+        "MonteCarloSimpleRNN",
         "Refusal",
         "Report",
+        "RetrofitError",
         "VerifyError",
         "__version__",
         "export",
         "load",
+        "load_savedmodel",
         "verify",
+        "with_dropout",
     ]
     assert [name for name in keepdrop_exporter.__all__ if not hasattr(keepdrop_exporter, name)] == []
-    assert all(callable(getattr(keepdrop_exporter, name)) for name in ("export", "load", "verify"))
+    assert all(
+        callable(getattr(keepdrop_exporter, name))
+        for name in ("export", "load", "verify", "with_dropout", "load_savedmodel")
+    )
 
 
 def test_the_two_distributions_have_one_version() -> None:
@@ -37,6 +47,7 @@ def test_the_two_distributions_have_one_version() -> None:
 def test_every_error_is_a_keepdrop_error() -> None:
     stages = [
         keepdrop_exporter.LoadError,
+        keepdrop_exporter.RetrofitError,
         keepdrop_exporter.Refusal,
         keepdrop_exporter.ConvertError,
         keepdrop_exporter.VerifyError,
