@@ -178,3 +178,11 @@ def test_ours_are_loaded_by_name(cls: Any, tmp_path: Path) -> None:
     assert type(loaded.layers[0]) is cls
     x = models.inputs(loaded, batch=2)[0]
     assert not np.array_equal(*(loaded.predict(x, verbose=0) for _ in range(2)))
+
+
+def test_a_file_that_names_a_class_of_keras_2(tmp_path: Path) -> None:
+    """``load`` makes the class buildable that it is given."""
+    _model(InputsAlone).save(tmp_path / "m.keras")
+    loaded = keepdrop_exporter.load(tmp_path / "m.keras", custom_objects={"InputsAlone": InputsAlone})
+    assert isinstance(loaded.layers[0], InputsAlone)
+    _check(loaded, tmp_path / "m.onnx")

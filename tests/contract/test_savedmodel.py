@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,10 @@ def test_ids_that_the_model_does_not_have(both: Both) -> None:
     _, x = both.inputs(9)
     with pytest.raises(keepdrop.InputError, match="failed on these inputs; check their values. TensorFlow: "):
         both.served.sample({**x, "ids": x["ids"] + 100})
+
+
+def test_pickled_by_its_directory(both: Both) -> None:
+    _, x = both.inputs(9)
+    again = pickle.loads(pickle.dumps(both.served))
+    for name, y in again.sample(x, samples=3, seed=1).items():
+        np.testing.assert_array_equal(y, both.served.sample(x, samples=3, seed=1)[name])
