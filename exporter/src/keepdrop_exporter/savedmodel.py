@@ -90,7 +90,6 @@ class SavedModelSession:
         """The directory, and its checksum."""
         return self.path, self.checksum
 
-    @property
     def sha256(self) -> str:
         """The checksum."""
         return self.checksum

@@ -41,7 +41,6 @@ class AnySession(Protocol):
     def source(self) -> tuple[Union[str, bytes], str]:
         """What to open it with again, and its checksum."""
 
-    @property
     def sha256(self) -> str:
         """Of the artifact, in hexadecimal."""
 
