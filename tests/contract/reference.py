@@ -62,8 +62,9 @@ def assert_samples_equal(got: NDArray | dict[str, NDArray], expected: Arrays) ->
 
 
 def _forward(model: keras.Model, inputs: Arrays) -> Arrays:
-    outputs = model(inputs if len(inputs) > 1 else inputs[0], training=True)
-    return [np.asarray(y) for y in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+    structure = getattr(model, "_inputs_struct", None)  # a dict, a list of lists, ...: as the model was made
+    packed = inputs[0] if structure is None else keras.tree.pack_sequence_as(structure, inputs)
+    return [np.asarray(y) for y in keras.tree.flatten(model(packed, training=True))]
 
 
 @contextlib.contextmanager

@@ -141,6 +141,25 @@ def test_the_spread_of_keras_is_left_untouched() -> None:
     assert np.array_equal(model(x, training=True), twin(x, training=True))
 
 
+def test_tensors_of_dicts_are_named_by_their_keys() -> None:
+    a, b = keras.Input((3,), name="a"), keras.Input((2,), name="b")
+    y, z = layers.Dense(4, name="y")(layers.Dropout(0.5)(a)), layers.Dense(1, name="z")(b)
+    plan = make_plan(keras.Model({"b": b, "a": a}, {"spread": z, "level": y}))
+    assert [t.name for t in plan.inputs] == ["a", "b"]
+    assert [(t.name, t.shape) for t in plan.outputs] == [("level", (None, None, 4)), ("spread", (None, None, 1))]
+
+
+def test_notes_name_the_layers_called_with_training_true() -> None:
+    """Saving and loading keeps the flag; a call without one is stored as False, and can be told from nothing."""
+    x = keras.Input((4,), name="x")
+    inner = keras.Sequential([keras.Input((4,)), layers.Dense(4)])
+    y = layers.Dropout(0.5, name="always")(inner(x), training=True)
+    model = keras.Model.from_config(keras.Model(x, layers.Dropout(0.5, name="plain")(y)).get_config())
+    first, second = make_plan(model).notes
+    assert "whatever training=" in first
+    assert "'always'" in second and "'plain'" not in second and "model.predict" in second
+
+
 def test_notes_tell_that_a_baked_training_flag_is_overridden() -> None:
     x = keras.Input((4,), name="x")
     notes = make_plan(keras.Model(x, layers.Dropout(0.5)(x, training=False))).notes

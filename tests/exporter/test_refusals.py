@@ -50,6 +50,19 @@ class Counting(keras.layers.Layer):
         return x * self.calls
 
 
+class UnbuiltCell(keras.layers.Layer):
+    """Leaves it to the first call to make the weights of the layer inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state_size = 3
+        self.dense = layers.Dense(3, name="lazy")
+
+    def call(self, x: object, states: object) -> object:
+        h = self.dense(x) + states[0]
+        return h, [h]
+
+
 class Subclassed(keras.Model):
     def __init__(self) -> None:
         super().__init__(name="subclassed")
@@ -157,6 +170,14 @@ REFUSED = {
     "a variable that changes": (
         lambda: _stack(layers.Dropout(0.5), Counting(name="counting")),
         ["counting", "changes a variable", "trainable = False"],
+    ),
+    "implementation 1 with dropout alone": (
+        lambda: _stack(layers.GRU(4, implementation=1, dropout=0.5, name="memory"), shape=(9, 3)),
+        ["'memory'", "Keras itself", "use_cudnn=False"],
+    ),
+    "weights not made yet": (
+        lambda: _stack(layers.Dropout(0.5), layers.RNN(UnbuiltCell()), shape=(9, 3)),
+        ["lazy", "no weights yet", "call the model once"],
     ),
     "subclassed": (Subclassed, ["'subclassed'", "keras.Model(x, model(x))"]),
 }

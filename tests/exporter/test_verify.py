@@ -14,7 +14,8 @@ from keras import layers
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import Report, VerifyError
+from keepdrop_exporter import Report, VerifyError, verification
+from keepdrop_exporter.plan import make_plan
 
 
 def test_report(forecaster: Report, forecaster_file: Path) -> None:
@@ -137,3 +138,22 @@ def test_the_model_is_left_untouched(sentence: Any) -> None:
     before = [variable.numpy() for variable in sentence.model.variables]
     keepdrop_exporter.verify(sentence.model, sentence.report.path)
     assert all(np.array_equal(v.numpy(), b) for v, b in zip(sentence.model.variables, before, strict=True))
+
+
+def _lengths(model: keras.Model) -> list[list[int]]:
+    batches = verification.random_batches(make_plan(model), rows=2, seed=0)
+    return [[n for t in model.inputs for n in batch[t.name].shape[1:-1]] for batch in batches]
+
+
+def test_dynamic_axes_have_lengths_of_their_own() -> None:
+    """A graph that takes one length for the other would go unnoticed otherwise."""
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    model = keras.Model([a, b], layers.MultiHeadAttention(1, 2, dropout=0.5)(a, b))
+    lengths = _lengths(model)
+    assert len(lengths) == 2 and len({n for pair in lengths for n in pair}) == 4
+
+
+def test_dynamic_axes_are_alike_where_the_model_needs_it() -> None:
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    lengths = _lengths(keras.Model([a, b], layers.Dropout(0.5)(layers.Concatenate()([a, b]))))
+    assert lengths[0][0] == lengths[0][1] != lengths[1][0] == lengths[1][1]

@@ -6,12 +6,15 @@ import graphlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from unittest import mock
 
 import keras
 import numpy as np
 import onnx
 import tensorflow as tf
-import tf2onnx
+import tf2onnx.convert
+import tf2onnx.graph
+import tf2onnx.optimizer
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from keepdrop import ArtifactError, artifact_check, onnx_file
@@ -45,6 +48,8 @@ _BATCH = "batch"
 MOST_BYTES = 2**31 - 2**20
 """How many bytes of weights a file may hold: a protocol buffer has at most 2 GiB, and the graph needs some of it."""
 
+_optimize_graph = tf2onnx.optimizer.optimize_graph
+
 
 def to_onnx(
     traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]
@@ -74,16 +79,12 @@ def to_onnx(
     # What a stream hands to a recurrence may be an input of the graph itself.
     needed = [name for call in calls for name in call.tensors if name not in names_in]
     with quiet():
-        model: onnx.ModelProto
         try:
-            model, _ = tf2onnx.convert.from_graph_def(
+            model = _converted(
                 graph,
-                name="keepdrop",
-                input_names=[*names_in, *(name for call in calls for name in call.results)],
-                output_names=[*names_out, *dict.fromkeys(needed)],
-                opset=OPSET,
-                tensors_to_rename={**names_in, **names_out},
-                custom_op_handlers={name: (handler, []) for name, handler in _HANDLERS.items()},
+                inputs=[*names_in, *(name for call in calls for name in call.results)],
+                outputs=[*names_out, *dict.fromkeys(needed)],
+                renamed={**names_in, **names_out},
             )
         except Exception as error:
             raise ConvertError(f"tf2onnx cannot convert the traced model ({type(error).__name__}: {error})") from error
@@ -120,6 +121,57 @@ def refuse_size(model: keras.Model) -> None:
             "and an "
             f"ONNX file holds at most {MOST_BYTES / 2**30:.1f} GiB; make the model smaller"
         )
+
+
+def _converted(graph: Any, inputs: list[str], outputs: list[str], renamed: dict[str, str]) -> onnx.ModelProto:
+    """What tf2onnx makes of a frozen graph."""
+
+    def convert() -> onnx.ModelProto:
+        model: onnx.ModelProto
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            name="keepdrop",
+            input_names=inputs,
+            output_names=outputs,
+            opset=OPSET,
+            tensors_to_rename=dict(renamed),
+            custom_op_handlers={name: (handler, []) for name, handler in _HANDLERS.items()},
+        )
+        return model
+
+    with mock.patch.object(tf2onnx.graph.Graph, "extract_sub_graph_nodes", _leading_to):
+        try:
+            with mock.patch.object(tf2onnx.optimizer, "optimize_graph", _optimized):
+                return convert()
+        except _PassFailed:
+            return convert()
+
+
+class _PassFailed(Exception):
+    """One of tf2onnx' passes over the graph does not work on it; tf2onnx goes on without that pass."""
+
+
+def _optimized(graph: Any, catch_errors: bool = True, optimizers: Any = None) -> Any:
+    """``tf2onnx.optimizer.optimize_graph`` without a copy of the graph, weights and all, before each of its passes."""
+    try:
+        return _optimize_graph(graph, catch_errors=False, optimizers=optimizers)
+    except Exception as error:
+        raise _PassFailed from error
+
+
+def _leading_to(
+    graph: Any, outputs_name: Any, input_checker: Any = None, remove_unused_inputs: bool = True
+) -> list[Any]:
+    """``Graph.extract_sub_graph_nodes`` in one walk; tf2onnx (1.17) walks the graph once for each output."""
+    names = [*outputs_name, *(() if remove_unused_inputs else (node.output[0] for node in graph.inputs))]
+    found: dict[Any, None] = {}
+    while names:
+        node = graph.get_node_by_output(names.pop(), search_in_parent_graphs=False)
+        if node is None or node in found or (input_checker and input_checker(node) is False):
+            continue
+        found[node] = None
+        names += [*node.input, *node.get_implicit_inputs()]
+    return list(found)
 
 
 class _Cut(NamedTuple):
@@ -173,6 +225,19 @@ def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
     context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
+def _expm1(context: Any, node: Any, name: str, args: Any) -> None:
+    """exp(x) - 1 as tanh(x / 2) (exp(x) + 1), which keeps its digits near 0; tf2onnx (1.17) does not know it."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(dtypes[0])
+    one = context.make_const(f"{name}_one", np.array(1, dtype)).output[0]
+    half = context.make_const(f"{name}_half", np.array(0.5, dtype)).output[0]
+    tanh = context.make_node("Tanh", context.make_node("Mul", [*inputs, half]).output)
+    sum_ = context.make_node("Add", [context.make_node("Exp", inputs).output[0], one])
+    factors = [tanh.output[0], sum_.output[0]]
+    context.make_node("Mul", factors, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
 def _where(context: Any, node: Any, name: str, args: Any) -> None:
     """``tf.where`` as ONNX has it; tf2onnx (1.17) multiplies by zeros and ones, which turns an infinity into NaN."""
     inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
@@ -180,7 +245,7 @@ def _where(context: Any, node: Any, name: str, args: Any) -> None:
     context.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
-_HANDLERS = {"FloorMod": _floor_mod, "Erfc": _erfc, "SelectV2": _where}
+_HANDLERS = {"FloorMod": _floor_mod, "Erfc": _erfc, "Expm1": _expm1, "SelectV2": _where}
 
 
 def _sort(graph: onnx.GraphProto) -> None:

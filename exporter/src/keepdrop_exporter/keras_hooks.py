@@ -23,6 +23,7 @@ from keras.src.ops import nn as _operations
 
 # The package's attribute of that name is a function.
 _backend_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
+_backend_numpy = importlib.import_module("keras.src.backend.tensorflow.numpy")
 
 _UNSUPPORTED = ("randint", "categorical", "truncated_normal", "shuffle", "gamma", "binomial", "beta")
 
@@ -73,6 +74,21 @@ def intercept(functions: RandomFunctions) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def convertible() -> Iterator[None]:
+    """Keep Keras from operators without a counterpart in ONNX where others do the same: argmax reads a float's bits."""
+    original = _backend_numpy.signbit
+
+    def signbit(x: Any) -> tf.Tensor:
+        x = tf.convert_to_tensor(x)
+        if x.dtype != tf.float32:
+            return original(x)
+        return tf.logical_or(x < 0, tf.logical_and(tf.equal(x, 0), 1 / x < 0))  # 1 / -0 is -inf
+
+    with mock.patch.object(_backend_numpy, "signbit", signbit):
+        yield
+
+
+@contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
     """Leave errors from within layers as they are; Keras would add a layer's arguments and terminal colours."""
     filtering = keras.config.is_traceback_filtering_enabled()
@@ -86,7 +102,7 @@ def plain_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def sampling_state(model: keras.Model) -> Iterator[None]:
-    """Run the model as the contract says, and leave it as it was found: flags, variables and cached masks.
+    """Run the model as the contract says, and leave it as it was found: flags, generators and cached masks.
 
     BatchNormalization is frozen. GPUs are left out: the contract's numbers are those of TensorFlow on a CPU, and
     Keras' recurrent layers would take operators of cuDNN that no other machine has.
@@ -95,7 +111,8 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
     trainable = [layer.trainable for layer in norms]
     # A layer's flag sets those of its variables, some of which their owner may have frozen alone.
     of_variables = [(variable, variable.trainable) for layer in norms for variable in layer.variables]
-    kept = [(variable, variable.numpy()) for variable in non_trainable_state(model)]
+    # Whatever else a forward pass assigns would be an operator of the recording, which the plan refuses.
+    kept = [(g.state, g.state.numpy()) for g in generators(model)]
     try:
         for layer in norms:
             layer.trainable = False
@@ -113,11 +130,6 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
                 # A trace that fails midway leaves its symbolic masks in the cell's cache.
                 layer.reset_dropout_mask()
                 layer.reset_recurrent_dropout_mask()
-
-
-def non_trainable_state(model: keras.Model) -> list[keras.Variable]:
-    """The variables a forward pass may change: moving statistics, RNN states, the generators' states."""
-    return [*model.non_trainable_variables, *(g.state for g in generators(model))]
 
 
 def all_layers(model: keras.Model) -> list[keras.Layer]:
@@ -174,6 +186,25 @@ def in_stock_call() -> bool:
     while frame is not None and not isinstance(frame.f_locals.get("self"), keras.layers.RNN):
         frame = frame.f_back
     return frame is not None and frame.f_code is keras.layers.RNN.call.__code__
+
+
+def shapes_do_not_fit(layer: keras.Layer) -> bool:
+    """Whether Keras 3 fails on a layer's dropout: it takes a list of masks, one a gate, for a single one."""
+    return (
+        isinstance(layer, (keras.layers.LSTM, keras.layers.GRU))
+        and layer.use_cudnn in ("auto", True)
+        and layer.cell.implementation == 1
+        and layer.dropout > 0
+        and not layer.recurrent_dropout
+    )
+
+
+def called_in_training(model: keras.Model) -> list[str]:
+    """The names of the layers that a functional graph calls with ``training=True``, nested graphs included."""
+    graphs = {id(graph): graph for layer in all_layers(model) if (graph := layer_graph(layer)) is not None}
+    nodes = [node for graph in graphs.values() for depth in graph._nodes_by_depth.values() for node in depth]
+    baked = [n.operation.name for n in nodes if n.arguments and n.arguments.kwargs.get("training") is True]
+    return list(dict.fromkeys(baked))
 
 
 def vocabulary_sizes(model: keras.Model) -> dict[int, int]:

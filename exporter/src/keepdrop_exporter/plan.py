@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +28,9 @@ _BATCHES = (3, 5)
 LENGTHS = (26, 37)
 
 # Keras stores training=False for a call that says nothing, so an explicit False cannot be told from it.
-_NOTES = (
+_NOTE = (
     "layers draw as in model(x, training=True), whatever training= they were called with in the model; "
-    "a rate of 0 switches a dropout off",
+    "a rate of 0 switches a dropout off"
 )
 
 
@@ -79,7 +80,18 @@ def make_plan(model: keras.Model) -> Plan:
             "or recurrent_dropout= of a recurrent layer (a rate of 0 draws nothing)"
         )
     batch_first = all(event.shape[0] == _BATCHES[0] for event in short.events)
-    return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _NOTES, batch_first)
+    return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _notes(model), batch_first)
+
+
+def _notes(model: keras.Model) -> tuple[str, ...]:
+    baked = keras_hooks.called_in_training(model)
+    if not baked:
+        return (_NOTE,)
+    return (
+        _NOTE,
+        f"training=True of the call of {', '.join(map(repr, baked))} is without effect in Keras 3's own model.predict "
+        "and model(x), which pass training=False; the artifact draws there",
+    )
 
 
 def call_model(model: keras.Model, inputs: Sequence[tf.Tensor], training: bool = True) -> list[tf.Tensor]:
@@ -145,6 +157,7 @@ class _Recorder:
         return tf.ones(shape, dtype or "float32") * mean
 
     def unsupported(self, kind: str) -> None:
+        self._refuse_unbuilt()
         raise Refusal(
             f"{self._where()[0]} draws through keras.random.{kind}, whose numbers the contract does not define; draw "
             "with keras.random.dropout, uniform or normal instead"
@@ -163,10 +176,19 @@ class _Recorder:
             return "code outside any layer", argument
         return f"layer {self._paths.get(id(layer), layer.name)!r}", argument
 
+    def _refuse_unbuilt(self) -> None:
+        layer, _ = keras_hooks.drawing_layer()
+        if layer is not None and not layer.built:
+            raise Refusal(
+                f"{self._where()[0]} has no weights yet, and would draw them in its first call; call the model once, "
+                "and load its weights, before exporting it"
+            )
+
     def _note(self, kind: str, rate: float | None, shape: Any, seed: Any) -> None:
         where, argument = self._where()
         owned = isinstance(seed, keras.random.SeedGenerator) and any(seed is g for g in self._owned)
         if not owned:
+            self._refuse_unbuilt()
             given = _source(seed)
             raise Refusal(
                 f"{where} draws from {given}, whose numbers do not belong to the model; give the layer a "
@@ -246,9 +268,11 @@ def _unrunnable(model: keras.Model, inputs: Sequence[Tensor], batch: int, error:
 
 def _draws(short: _Recorder, long: _Recorder) -> tuple[Draw, ...]:
     if len(short.events) != len(long.events):
+        few, many = (Counter(event.layer for event in recorder.events) for recorder in (short, long))
+        layer = next(iter(many - few or few - many))
         raise Refusal(
-            f"the number of draws follows the input's length ({len(short.events)} at {LENGTHS[0]} steps, "
-            f"{len(long.events)} at {LENGTHS[1]}); fix the length in keras.Input"
+            f"layer {layer!r}: the number of draws follows the input's length ({few[layer]} at {LENGTHS[0]} steps, "
+            f"{many[layer]} at {LENGTHS[1]}); fix the length in keras.Input"
         )
     counts = np.bincount([e.generator for e in short.events])
     following = np.concatenate([[0], np.cumsum(counts)[:-1]])
@@ -283,17 +307,24 @@ def tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
             f"model {model.name!r} does not say what its inputs are; wrap it: x = keras.Input(shape=...); "
             "model = keras.Model(x, model(x))"
         )
-    inputs = tuple(Tensor(_name(x), x.dtype, (None, *x.shape[1:])) for x in model.inputs)
-    names = _distinct([_name(y) for y in model.outputs])
+    names_in, names_out = (
+        _names(tensors, getattr(model, structure, None))
+        for tensors, structure in ((model.inputs, "_inputs_struct"), (model.outputs, "_outputs_struct"))
+    )
+    inputs = tuple(Tensor(name, x.dtype, (None, *x.shape[1:])) for name, x in zip(names_in, model.inputs, strict=True))
     outputs = tuple(
-        Tensor(name, y.dtype, (None, None, *y.shape[1:])) for name, y in zip(names, model.outputs, strict=True)
+        Tensor(name, y.dtype, (None, None, *y.shape[1:])) for name, y in zip(names_out, model.outputs, strict=True)
     )
     return inputs, outputs
 
 
-def _name(tensor: Any) -> str:
-    """The layer's name: an unnamed Input is called so after saving and loading, too."""
-    return str(tensor._keras_history.operation.name)
+def _names(tensors: Sequence[Any], structure: Any) -> list[str]:
+    """The keys of a dict of tensors; otherwise the layers' names, which an unnamed Input bears after loading, too."""
+    if isinstance(structure, dict):
+        paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
+        if len(paths) == len(tensors) and all(len(path) == 1 for path in paths):
+            return [str(path[0]) for path in paths]
+    return _distinct(str(tensor._keras_history.operation.name) for tensor in tensors)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
@@ -321,7 +352,10 @@ def _refuse_names(tensors: Iterable[Tensor]) -> None:
             raise Refusal(f"input {tensor.name!r} is of strings; look them up before the model and feed it integers")
     names = [tensor.name for tensor in tensors]
     if both := {name for name in names if names.count(name) > 1}:
-        raise Refusal(f"an input and an output are both called {min(both)!r}; give one of the layers another name")
+        raise Refusal(
+            f"an input and an output are both called {min(both)!r}; give one of them another name (an input "
+            "that is an output as well: pass it through keras.layers.Identity(name=...))"
+        )
 
 
 def _refuse_layers(model: keras.Model) -> None:
@@ -332,6 +366,11 @@ def _refuse_layers(model: keras.Model) -> None:
             raise Refusal(
                 f"layer {name!r} is stateful: its state would pass from one sample to the next; build it again with "
                 "stateful=False and load the weights"
+            )
+        if keras_hooks.shapes_do_not_fit(layer):
+            raise Refusal(
+                f"layer {name!r} fails in Keras itself with implementation=1, dropout alone and training=True; build "
+                "it with use_cudnn=False, or without implementation=1, and load the weights"
             )
         if layer.compute_dtype in ("float16", "bfloat16", "float64"):
             raise Refusal(

@@ -195,6 +195,8 @@ class Recurrences:
             and all(_is_zero(state) for state in keras.tree.flatten(initial_state))
             and layer.cell.activation in _ACTIVATIONS
             and getattr(layer.cell, "recurrent_activation", keras.activations.linear) in _ACTIVATIONS
+            # Unrolled, Keras zeros masked steps in the order of time even where the outputs are in the reverse one.
+            and not (mask is not None and layer.unroll and layer.go_backwards and layer.zero_output_for_mask)
         )
         if lowerable:
             return self._lower(original, layer, sequences, mask, [keep for keep in keeps if keep is not None], carried)

@@ -10,19 +10,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from . import axes
+
 
 def fold_time(
     original: Any, layer: keras.layers.TimeDistributed, inputs: tf.Tensor, training: Any = None, mask: Any = None
 ) -> Any:
     """Stand in for ``TimeDistributed.call``: the same arguments, the same result."""
     inner = layer.layer
-    if inputs.shape[1] is not None or (mask is not None and inner._call_has_mask_arg):
+    if inputs.shape[1] is not None:
         return original(layer, inputs, training=training, mask=mask)
     shape = tf.shape(inputs, out_type=tf.int64)
-    flat = tf.reshape(inputs, tf.concat([[shape[0] * shape[1]], shape[2:]], 0))
-    flat.set_shape([None, *inputs.shape[2:]])
     kwargs = {"training": training} if inner._call_has_training_arg else {}
-    outputs = inner.call(flat, **kwargs)
+    if mask is not None and inner._call_has_mask_arg:
+        kwargs["mask"] = axes.merge(mask)
+    outputs = inner.call(axes.merge(inputs), **kwargs)
     unfolded = tf.reshape(outputs, tf.concat([shape[:2], tf.shape(outputs, out_type=tf.int64)[1:]], 0))
     unfolded.set_shape([None, None, *outputs.shape[1:]])
     return unfolded

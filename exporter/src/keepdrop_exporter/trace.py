@@ -139,7 +139,7 @@ def _call(tensors: dict[str, tf.Tensor]) -> Call:
 
 def _concrete(plan: Plan, function: Callable[..., Any], specs: dict[str, tf.TensorSpec]) -> Any:
     try:
-        with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors():
+        with keras_hooks.sampling_state(plan.model), keras_hooks.convertible(), keras_hooks.plain_errors():
             return tf.function(function, autograph=False).get_concrete_function(specs)
     except Refusal:
         raise
