@@ -123,6 +123,7 @@ def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_fil
         "draws_per_row": 8,
         "default_samples": 12,
         "heads": [{"output": "forecast", "kind": "value", "partner": None}],
+        "stream": None,
         "changes": [],
     }
     assert draws[0] == {
