@@ -11,6 +11,9 @@ from keepdrop.artifact import Head
 class Table:
     """An engine that knows every sample beforehand, [number, row id, elements], and how long a run takes."""
 
+    room = 0  # the most samples x rows of a block, if any
+    run_in_samples = 0
+
     def __init__(self, table: np.ndarray, a_run: float = 0.0, a_sample: float = 0.0) -> None:
         self.table = table
         self.now = 0.0
@@ -19,6 +22,11 @@ class Table:
 
     def demand(self, request, beside=0):
         """There is all the memory asked for."""
+
+    demand_summaries = demand
+
+    def block(self, request, most):
+        return self.room or most
 
     def run(self, request, progress=None):
         self.runs.append((request.samples, request.batch))
@@ -93,7 +101,7 @@ def test_the_other_rows_do_not_matter(drawn, table, monkeypatch) -> None:
         alone, _ = drawn(table, rows=[row], until=standard_error(0.01), max_samples=2000)
         assert alone.n == together.n[row]
         np.testing.assert_array_equal(alone.mean[0], together.mean[row])
-    monkeypatch.setattr(adaptive, "ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(Table, "room", 4 * adaptive.MOST_STEP + 1)
     for quantiles in (None, (), (0.1, 0.9)):
         parts, engine = drawn(table, until=standard_error(0.01), max_samples=2000, quantiles=quantiles)
         assert max(rows for _, rows in engine.runs) == 4
@@ -106,6 +114,33 @@ def test_the_other_rows_do_not_matter(drawn, table, monkeypatch) -> None:
             assert parts.samples is None
         if quantiles != ():
             np.testing.assert_array_equal(parts.quantile(0.9), together.quantile(0.9))
+
+
+@pytest.mark.parametrize("quantiles", [None, (), (0.1,)])
+def test_drawing_ahead_changes_the_runs_alone(drawn, table, monkeypatch, quantiles) -> None:
+    asked = {"until": standard_error(0.01), "max_samples": 1000, "quantiles": quantiles, "first_sample": 3}
+    plain, each_look = drawn(table, **asked)
+    monkeypatch.setattr(Table, "run_in_samples", 400)
+    ahead, engine = drawn(table, **asked)
+    assert len(engine.runs) < len(each_look.runs)
+    drawn_in_all = sum(samples * rows for samples, rows in engine.runs)
+    assert plain.n.sum() < drawn_in_all <= plain.n.sum() + 400 * len(engine.runs)
+    np.testing.assert_array_equal(ahead.n, plain.n)
+    np.testing.assert_array_equal(ahead.met, plain.met)
+    np.testing.assert_array_equal(ahead.mean, plain.mean)
+    np.testing.assert_array_equal(ahead.std, plain.std)
+    if quantiles is None:
+        np.testing.assert_array_equal(ahead.samples, plain.samples)
+    elif quantiles:
+        np.testing.assert_array_equal(ahead.quantile(0.1), plain.quantile(0.1))
+
+
+def test_a_row_alone_takes_few_runs(drawn, table, monkeypatch) -> None:
+    monkeypatch.setattr(Table, "run_in_samples", 116)
+    p, engine = drawn(table, rows=[2], until=standard_error(0.02), max_samples=1000)
+    assert p.n == 108 and engine.runs == [(108, 1)]
+    late, engine = drawn(table, rows=[2], until=standard_error(0.02), max_samples=1000, deadline=1e3, a_sample=1e-5)
+    assert late.met.all() and len(engine.runs) > 3  # the pace of a deadline is its own
 
 
 def test_it_goes_on_from_first_sample(drawn, table) -> None:

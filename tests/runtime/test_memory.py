@@ -52,6 +52,18 @@ def test_results_beyond_the_budget_are_refused_with_the_arithmetic(one) -> None:
         model.predict(ROW, samples=100_000, quantiles=(0.5,))
 
 
+def test_samples_that_a_question_keeps_are_refused_as_they_outgrow_the_budget(one, x) -> None:
+    model = keepdrop.load(one, memory="40kB")
+    never = keepdrop.standard_error(1e-9)
+    with pytest.raises(keepdrop.TooLarge, match=r"7 rows x .* the budget is 40\.0 kB"):
+        model.predict(x, until=never, max_samples=5000)
+    with pytest.raises(keepdrop.TooLarge, match=r"the budget is 40\.0 kB"):
+        model.predict(x, until=never, max_samples=5000, quantiles=(0.5,))
+    dropped = model.predict(x, until=never, max_samples=5000, quantiles=())
+    assert dropped.n.tolist() == [5000] * 7
+    np.testing.assert_allclose(dropped.mean, keepdrop.load(one).predict(x, samples=5000).mean, rtol=1e-6)
+
+
 def test_copies_of_inputs_count(one) -> None:
     model = keepdrop.load(one, memory="100kB")
     x = np.zeros((10_000, 3))

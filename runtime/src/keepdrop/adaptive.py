@@ -1,8 +1,8 @@
 """Adaptive: as many samples as the question needs, or as the time allows, block by block.
 
 The samples are those of a plain call: a row that stops after n of them has seen its first n. Rows that are done
-are left out of the next block. Without a deadline a row's n depends on nothing but its own samples: not on the other
-rows, the threads or the machine.
+are left out of what is drawn next. Without a deadline a row's n depends on nothing but its own samples: not on the
+other rows, the threads or the machine.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from . import moments, stopping
 from .artifact import Head
-from .engine import MAX_BLOCK, Engine, Progress
+from .engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from .moments import Tally
 from .prediction import Prediction, joined, summarise
 from .request import Request
 from .stopping import Look, Rule
 
 # From one look to the next a row takes half as many samples as it has, between these bounds: some fifteen looks to
-# 2,000. A look costs a run of the graph, which is worth tens of samples where there is one row.
+# 2,000.
 GROWTH = 2
 LEAST_STEP, MOST_STEP = stopping.LEAST, 256
-# The rows that go together, so that a block is bounded and yet never cut between two looks.
-ROWS_AT_ONCE = MAX_BLOCK // MOST_STEP
 # The share of the remaining time that a block may take: twice as slow as the last one, it still ends in time.
 SHARE = 0.5
 
@@ -54,6 +52,45 @@ class Block(NamedTuple):
     start: int
     at: NDArray[np.int64]
     outputs: list[NDArray[Any]]
+
+
+class Supply:
+    """The samples of a request's rows, block by block; `room` is the most samples x rows that a draw may have.
+
+    Without a deadline it draws for several looks at once where the samples that may turn out to be too many cost no
+    more than a run of the graph, which each look would take otherwise.
+    """
+
+    def __init__(self, engine: Engine, request: Request, room: int, progress: Optional[Progress], ahead: bool) -> None:
+        self._engine = engine
+        self._request = request
+        self._progress = progress
+        self._ahead = min(engine.run_in_samples, room) if ahead else 0
+        self._held = Block(0, np.empty(0, np.int64), [])
+
+    def block(self, at: NDArray[np.int64], start: int, size: int) -> Block:
+        """`size` samples from number `start` on; the rows are among those of the block before."""
+        held = self._held
+        if not held.outputs or start + size > held.start + len(held.outputs[0]):
+            rows = self._request if len(at) == self._request.batch else self._request.only(at)
+            stop = self._last(start + size, len(at))
+            held = Block(start, at, self._engine.run(rows.cut(slice(0, len(at)), slice(start, stop)), self._progress))
+            self._held = held
+        part = slice(start - held.start, start + size - held.start)
+        if len(at) == len(held.at):
+            return Block(start, at, [output[part] for output in held.outputs])
+        rows_held = np.searchsorted(held.at, at)
+        return Block(start, at, [output[part, rows_held] for output in held.outputs])
+
+    def _last(self, stop: int, rows: int) -> int:
+        """Where a draw ends that is needed up to sample number `stop`: there, or at a later look."""
+        most = min(self._request.samples, stop + self._ahead // rows)
+        while stop < self._request.samples:
+            after = min(stop + step_after(stop), self._request.samples)
+            if after > most:
+                break
+            stop = after
+        return stop
 
 
 class Pace:
@@ -100,14 +137,23 @@ def predict(
     ------
     InputError
         The rule does not fit the outputs.
+    TooLarge
+        The samples that are to be kept no longer fit in the budget.
     """
     watched = stopping.watched(until, heads) if until else []
-    step = ROWS_AT_ONCE if ends is None else request.batch
+    if quantiles is not None:
+        engine.demand_summaries(request, 2 + quantiles.size)
+    room = engine.block(request, MAX_BLOCK)
+    # The rows that go together, so that a block is bounded and yet never cut between two looks.
+    step = max(1, room // MOST_STEP) if ends is None else request.batch
     parts = []
     for start in range(0, request.batch, step):
         rows = request.cut(slice(start, min(start + step, request.batch)), slice(0, request.samples))
-        keep = quantiles is None or quantiles.size > 0
-        blocks, stopped = _draw(engine, rows, heads, until, watched, ends, keep, progress)
+        # Whose samples are held together: all rows' where they are kept, none's where they only add up.
+        held = request if quantiles is None else rows if quantiles.size else None
+        supply = Supply(engine, rows, room, progress, ahead=ends is None)
+        pace = None if ends is None else Pace(ends)
+        blocks, stopped = _draw(engine, rows, supply, held, heads, until, watched, pace, room)
         parts.append([_summary(rows, blocks, stopped, i, head, until, quantiles) for i, head in enumerate(heads)])
     return [joined(of_output) for of_output in zip(*parts)]
 
@@ -115,26 +161,27 @@ def predict(
 def _draw(
     engine: Engine,
     request: Request,
+    supply: Supply,
+    held: Optional[Request],
     heads: Sequence[Head],
     until: Optional[Rule],
     watched: Sequence[Head],
-    ends: Optional[float],
-    keep: bool,
-    progress: Optional[Progress],
+    pace: Optional[Pace],
+    room: int,
 ) -> tuple[list[Block], list[Rows]]:
-    """Every block drawn (the last alone if they are not to be kept), and the rows in the order they stopped in."""
+    """Every block drawn (the last alone if none are `held`), and the rows in the order they stopped in."""
     active = Rows(np.arange(request.batch), [], [None] * len(heads))
     blocks: list[Block] = []
     stopped: list[Rows] = []
-    pace = None if ends is None else Pace(ends)
-    seen, size = 0, 1 if pace else min(LEAST_STEP, request.samples)
+    seen, size = 0, 1 if pace else min(step_after(0), request.samples)
     while True:
         began = clock()
-        some = request if len(active.at) == request.batch else request.only(active.at)
-        part = some.cut(slice(0, some.batch), slice(seen, seen + size))
-        block = Block(seen, active.at, engine.run(part, progress))
-        if not keep:
+        if held:
+            engine.demand(held.cut(slice(0, held.batch), slice(0, seen + size)), BYTES_SUMMARISED)
+        else:
             blocks.clear()
+        count = len(active.at)
+        block = supply.block(active.at, seen, size)
         blocks.append(block)
         active = _grown(active, block, heads)
         if until:
@@ -142,8 +189,8 @@ def _draw(
         seen += size
         if pace:
             pace.learn(clock() - began, size)
-        size = _next_size(request, some.batch, seen, until, pace)
-        stop = _answered(active, heads, until, watched) if size else np.ones(some.batch, np.bool_)
+        size = _next_size(request, seen, until, pace, room // count)
+        stop = _answered(active, heads, until, watched) if size else np.ones(count, np.bool_)
         if stop.any():
             stopped.append(active.only(stop))
             active = active.only(~stop)
@@ -151,13 +198,18 @@ def _draw(
             return blocks, stopped
 
 
-def _next_size(request: Request, rows: int, seen: int, until: Optional[Rule], pace: Optional[Pace]) -> int:
+def step_after(seen: int) -> int:
+    """How many samples there are from the look after so many to the next one."""
+    return min(max(LEAST_STEP, seen // GROWTH), MOST_STEP)
+
+
+def _next_size(request: Request, seen: int, until: Optional[Rule], pace: Optional[Pace], room: int) -> int:
     """How many samples the next block has; 0 where there is none, because of the deadline or ``max_samples``."""
-    sizes = [request.samples - seen, max(1, MAX_BLOCK // rows)]
+    sizes = [request.samples - seen]
     if until:
-        sizes.append(min(max(LEAST_STEP, seen // GROWTH), MOST_STEP))
+        sizes.append(step_after(seen))
     if pace:
-        sizes.append(pace.fitting())
+        sizes += [pace.fitting(), max(1, room)]
     return min(sizes)
 
 

@@ -123,6 +123,12 @@ class Engine:
         held = BLOCK_BYTES if self._budget.memory is None else min(BLOCK_BYTES, self._budget.memory // 2)
         return max(1, min(most, held // self._sized(request).results(BYTES_SUMMARISED)))
 
+    @property
+    def run_in_samples(self) -> int:
+        """How many samples of a row cost as much as a run does by itself; 0 where the artifact does not say."""
+        cost = self._session.metadata.cost
+        return int(min(cost.run / cost.sample, MAX_RUN)) if cost and cost.sample > 0 else 0
+
     def demand(self, request: Request, beside: int = 0) -> None:
         """Raise TooLarge where all samples at once, with `beside` bytes more an element, do not fit in the budget."""
         sizes = self._sized(request)
