@@ -154,7 +154,11 @@ def test_memory_that_is_not_there_is_an_error_of_ours(one, x, monkeypatch) -> No
 def test_the_command_takes_a_budget(one, x, tmp_path) -> None:
     np.save(tmp_path / "x.npy", x)
     command = ["predict", str(one), str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.npz"), "--memory"]
-    for size, text in (("100", "the budget is 100 bytes (memory=)"), ("much", "memory is 'much'")):
+    for size, text in (
+        ("100", "the budget is 100 bytes (memory=)"),
+        ("200", "--memory gives more"),
+        ("much", "memory is 'much'"),
+    ):
         refused = CliRunner().invoke(cli.main, [*command, size])
         assert refused.exit_code == 1 and text in refused.stderr
         assert not (tmp_path / "out.npz").exists()

@@ -90,8 +90,10 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     help="Write the central interval of this level too, such as 0.9; can be repeated.",
 )
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
-@click.option("--standard-error", type=float, help="Stop a row once the standard error of its mean is no larger.")
-@click.option("--decide", type=float, metavar="THRESHOLD", help="Stop a row once its mean is above or below for sure.")
+@click.option(
+    "--standard-error", type=float, help="Stop a row once that of its mean is no larger, in the output's units."
+)
+@click.option("--decide", type=float, metavar="THRESHOLD", help="Stop a row once its mean is surely above or below.")
 @click.option("--confidence", type=float, default=0.99, show_default=True, help="How sure --decide has to be.")
 @click.option("--max-samples", type=int, help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
 @click.option("--deadline-ms", type=float, help="Milliseconds that a piece may take (see --batch).")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from keepdrop.artifact import Metadata
 from keepdrop.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
-from keepdrop.errors import InputError
+from keepdrop.errors import InputError, TooLarge
 from keepdrop.heads import parsed, resolved
 from keepdrop.model import Model
 from keepdrop.prediction import Prediction, interval_quantiles
@@ -147,7 +147,10 @@ class Job:
             )
         except InputError as error:
             last = position + len(rows) - 1
-            raise type(error)(f"rows {position} to {last} of {self._source.name}: {error}") from error
+            options = (
+                " (--batch takes fewer rows at a time, --memory gives more)" if isinstance(error, TooLarge) else ""
+            )
+            raise type(error)(f"rows {position} to {last} of {self._source.name}: {error}{options}") from error
         if question.adapts and progress:
             progress(question.samples * len(rows))
         outputs = {self._model.metadata.outputs[0].name: result} if isinstance(result, Prediction) else result

@@ -508,6 +508,8 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {name} ({error.strerror}); give an existing file") from error
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
             f"cannot read {name} ({error}); give a .npy file of numbers, or an .npz file with arrays by input name"
