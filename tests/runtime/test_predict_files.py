@@ -434,8 +434,13 @@ def test_what_does_not_fit_is_one_sentence(one, two, series, readings, x, tmp_pa
     assert "its suffix is none of" in refused("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.xml")
     assert "no column for samples" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--keep-samples")
     assert "part 1 of 8 is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--part", "1/8")
-    assert "the rows from 7 on is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--rows", "7:")
+    assert "--rows 7: is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--rows", "7:")
     assert "a pipe can be read but once" in refused("predict", one, "-", "--part", "1/2", stdin="a\n")
+    few = "a,b\n1,2\n3,4\n"
+    for target in ("-", *(tmp_path / f"none.{suffix}" for suffix in ("npz", "npy", "csv", "json", "parquet"))):
+        told = refused("predict", series, "-", "-o", target, "--window", 4, stdin=few)
+        assert "standard input ended before row 0" in told and not Path(target).exists()
+    assert "ended before row 5" in refused("predict", one, "-", "--rows", "5:6", stdin="a,b,c\n1,2,3\n")
     assert "give its name with -o" in refused("predict", one, tmp_path / "x.npy", "-o", "-", "--resume")
     assert "row ids are integers" in refused("predict", one, "-", "--id", "a", stdin="a,b,c,d\n1.5,2,3,4\n")
     for pair in (

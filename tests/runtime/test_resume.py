@@ -175,6 +175,19 @@ def test_the_rest_alone_is_computed(one, data, tmp_path, half, rows_computed) ->
     assert not half.exists()
 
 
+def test_a_job_that_lacks_the_output_alone_computes_nothing(one, data, tmp_path, rows_computed, monkeypatch) -> None:
+    def failing(*_):
+        raise keepdrop.InputError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("keepdrop.files.outputs.write", failing)
+        call("predict", one, data, "-o", tmp_path / "out.npz", *OPTIONS, "--resume", code=1)
+    assert rows_computed == list(range(ROWS))
+    call("predict", one, data, "-o", tmp_path / "out.npz", *OPTIONS, "--resume")
+    assert len(rows_computed) == ROWS
+    assert (tmp_path / "out.npz").read_bytes() == finished_in(tmp_path, one, data, ".npz")
+
+
 def test_without_resume_all_is_computed(one, data, tmp_path, half, rows_computed) -> None:
     """The control of the test above: the work file is what makes the difference, and it stays."""
     call("predict", one, data, "-o", tmp_path / "out.npz", *OPTIONS)

@@ -283,7 +283,7 @@ def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]
         span = Span(rows * (which - 1) // parts, rows * which // parts)
         chosen = f"part {which} of {parts}"
     else:
-        chosen = f"the rows from {span.start} on"
+        chosen = f"--rows {span.start}:{'' if span.stop is None else span.stop}"
         span = Span(span.start, rows if span.stop is None else min(span.stop, rows))
     if rows and span.start >= (span.stop or 0):
         raise InputError(f"{source.name} has {rows} rows, and {chosen} is empty; choose others")

@@ -121,9 +121,21 @@ class Job:
                 progress(len(rows))
 
     def answers(self, done: int = 0, progress: Optional[Progress] = None) -> Iterator[Fields]:
-        """The pieces after the first `done` rows; `progress` is told of samples x rows."""
+        """The pieces after the first `done` rows; `progress` is told of samples x rows.
+
+        Raises
+        ------
+        InputError
+            A cell is no number, or a source that can be read but once turns out to have no such row.
+        """
         for position, rows in self._pieces(self._span.start + done):
             yield self._answer(position, rows, progress)
+            done += len(rows)
+        if not done:
+            raise InputError(
+                f"{self._source.name} ended before row {self._span.start}, the first one to answer; give more lines, "
+                "a shorter --window or other --rows"
+            )
 
     def _pieces(self, start: int) -> Iterator[tuple[int, Rows]]:
         position = start
