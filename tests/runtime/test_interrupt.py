@@ -12,6 +12,7 @@ import pytest
 
 import keepdrop
 from keepdrop import engine
+from keepdrop.session import Session
 
 FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"
 # A bound on what would otherwise hang; nothing here takes more than some tenths of a second.
@@ -91,7 +92,7 @@ def test_workers_stop_where_the_caller_is_interrupted(one, x, closed, monkeypatc
     model.sample(x, samples=20)
     caller = threading.get_ident()
     runs = []
-    run = engine.Session.run
+    run = Session.run
 
     def slow(session, request):
         runs.append(request)
@@ -103,7 +104,7 @@ def test_workers_stop_where_the_caller_is_interrupted(one, x, closed, monkeypatc
     def interrupted(*arguments):
         raise _Interrupt
 
-    monkeypatch.setattr(engine.Session, "run", slow)
+    monkeypatch.setattr(Session, "run", slow)
     if where == "wake":
         wake = engine.Engine._wake
         monkeypatch.setattr(engine.Engine, "_wake", lambda *arguments: (wake(*arguments), interrupted()))
@@ -144,7 +145,7 @@ def test_workers_that_would_not_stop_would_be_seen(one, x, monkeypatch) -> None:
     monkeypatch.setattr(engine, "MAX_RUN", 1)
     model = keepdrop.load(one, threads=3)
     runs = []
-    run = engine.Session.run
+    run = Session.run
 
     def slow(session, request):
         runs.append(request)
@@ -154,7 +155,7 @@ def test_workers_that_would_not_stop_would_be_seen(one, x, monkeypatch) -> None:
     def interrupted(*arguments):
         raise _Interrupt
 
-    monkeypatch.setattr(engine.Session, "run", slow)
+    monkeypatch.setattr(Session, "run", slow)
     monkeypatch.setattr(engine._Work, "stop", lambda work: None)
     monkeypatch.setattr(engine._Work, "drain", _leaving_to_workers(engine._Work.drain, threading.get_ident()))
     monkeypatch.setattr(engine._Work, "wait", interrupted)
