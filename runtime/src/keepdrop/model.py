@@ -78,6 +78,11 @@ class Model:
         """What the artifact says of itself: inputs, outputs, draws, versions, what was verified."""
         return self._session.metadata
 
+    @property
+    def sha256(self) -> str:
+        """The digest of the artifact, in hexadecimal; ArtifactError where its file is no longer the one loaded."""
+        return self._session.sha256()
+
     def sample(
         self,
         x: Any,

@@ -18,7 +18,7 @@ from keepdrop import __version__
 from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
-from keepdrop.files.job import Averages, Job, Question, Span, digest, identity
+from keepdrop.files.job import Averages, Job, Question, Span, identity
 from keepdrop.files.sources import Choice, Source, opened, standard_input
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import MAX_SAMPLES, load
@@ -170,7 +170,9 @@ def predict(
             described = None
             if resume:
                 count = available_threads() if threads is None else threads
-                described = _described(artifact, data, job, {"--id": id_column, "--window": window, "--threads": count})
+                described = _described(
+                    model.sha256, data, job, {"--id": id_column, "--window": window, "--threads": count}
+                )
             with _work(output, described) as finished:
                 _compute(job, question, finished, reached)
                 outputs.write(output, _beside(output, resume), finished)
@@ -250,10 +252,10 @@ def _question(
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
 
 
-def _described(artifact: Path, data: Path, job: Job, options: dict[str, Any]) -> dict[str, Any]:
-    """All that the bytes of the answers depend on."""
+def _described(artifact: str, data: Path, job: Job, options: dict[str, Any]) -> dict[str, Any]:
+    """All that the bytes of the answers depend on; `artifact` is its digest."""
     return {
-        "artifact": digest(artifact),
+        "artifact": artifact,
         "input": identity(data),
         **job.described(),
         **options,

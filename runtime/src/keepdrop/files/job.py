@@ -7,7 +7,6 @@ has free: a job that goes on after a crash computes the very pieces that it woul
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -245,12 +244,3 @@ def identity(path: Path) -> str:
     seconds, nanoseconds = divmod(status.st_mtime_ns, 10**9)
     changed = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{status.st_size} bytes, changed {changed:%Y-%m-%d %H:%M:%S}.{nanoseconds:09} UTC"
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            found.update(part)
-    return found.hexdigest()
