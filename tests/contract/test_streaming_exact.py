@@ -126,7 +126,8 @@ def on_sequences() -> keras.Model:
 
 
 def small(steps: int | None = WINDOW) -> keras.Model:
-    model = chain(L.SimpleRNN(4, return_sequences=True), L.Dropout(0.3), L.Dense(2, name="y"), shape=(steps, FEATURES))
+    head = L.TimeDistributed(L.Dense(2), name="y")
+    model = chain(L.SimpleRNN(4, return_sequences=True), L.Dropout(0.3), head, shape=(steps, FEATURES))
     models.settle(model)
     return model
 
@@ -360,13 +361,17 @@ def test_the_export_verifies_over_a_block_and_says_so(tmp_path: Path) -> None:
     assert sum(None in draw.shape for draw in report.metadata.draws) == 1
 
 
-@pytest.mark.parametrize("broken", ["states", "blocks"])
+@pytest.mark.parametrize("broken", ["states", "blocks", "rules"])
 def test_the_export_notices_a_broken_graph(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if broken == "states":
+    model = small()
+    if broken == "rules":
+        monkeypatch.setattr(streaming.StreamFrontier, "_check_per_step", lambda *args: None)
+        model = chain(L.MaxPooling1D(2, 1, padding="same"), L.LSTM(4, **BOTH), shape=(WINDOW, FEATURES))
+    elif broken == "states":
         give = streaming.Carried.give
         monkeypatch.setattr(streaming.Carried, "give", lambda self, state, value: give(self, state, value * 0))
     else:
         monkeypatch.setattr(philox, "fold_in", lambda seed, counters: counters)
     with pytest.raises(VerifyError, match="differs from Keras after"):
-        keepdrop_exporter.export(small(), tmp_path / "s.onnx", streaming=True)
+        keepdrop_exporter.export(model, tmp_path / "s.onnx", streaming=True)
     assert list(tmp_path.iterdir()) == []

@@ -67,7 +67,8 @@ REFUSED: dict[str, tuple[Callable[[X], X], str]] = {
     "two times": (added_to_last, "another time axis or none"),
     "positions": (positions, "another time axis or none"),
     "dropout within steps": (L.TimeDistributed(L.Dropout(0.3), name="bad"), "draws within each step"),
-    "an earlier step": (lambda x: x[:, 0, :], "not known to treat every step alone"),
+    "an earlier step": (lambda x: x[:, 0, :], "another part of the sequence"),
+    "a share of noise for each of some steps": (L.Dropout(0.3, noise_shape=(None, 6, 1), name="bad"), "for 6 steps"),
 }
 
 

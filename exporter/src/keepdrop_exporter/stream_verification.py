@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +19,19 @@ from keepdrop.stream import Stream
 
 from . import keras_hooks, streaming
 from .errors import VerifyError
-from .plan import Plan, call_model
+from .plan import Plan
 from .verification import (
-    FAR_ROW,
     Arrays,
     Data,
     Samples,
     behaves,
+    check_counts,
     compare,
+    cost,
     given,
     random_batch,
-    start_generators,
+    reference,
+    row_ids,
     worse,
 )
 
@@ -42,7 +43,6 @@ _CHUNKS = (3, 1, 4, 2, 5)
 # How many steps ahead the other rows are when the last one comes.
 _LEAD = 4
 _TIMED_PUSHES = 30
-_TIMED_SAMPLES = 101
 _TIME = 2  # of an output [T, B, L, ...]
 
 
@@ -66,8 +66,7 @@ def verify_stream(
     VerifyError
         As for ``verify``.
     """
-    if rows < 1 or samples < 2:
-        raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
+    check_counts(rows, samples)
     model = keepdrop.load(artifact, threads=1)
     metadata = model.metadata
     assert metadata.stream is not None
@@ -81,19 +80,10 @@ def verify_stream(
     else:
         length = block + _OVER_A_BLOCK if on_sequences else _STEPS
         x = random_batch(plan, rows, length, np.random.default_rng(seed % 2**64))
-    count, steps = next(iter(x.values())).shape[:2]
-    ids = np.arange(count, dtype=np.int64)
-    ids[-1] = FAR_ROW
+    ids = row_ids(x)
+    steps = next(iter(x.values())).shape[1]
     lengths = sorted({1, min(block, steps) if on_sequences else -(-steps // 2), steps})
-    try:
-        with keras_hooks.plain_errors():
-            expected = prefixes(plan, x, ids, samples, seed, lengths, on_sequences, block)
-    except Exception as error:  # Keras' own kinds, for ids that an Embedding lacks among others
-        shapes = {name: a.shape for name, a in x.items()}
-        reason = " ".join(str(error).split())[:300]
-        raise VerifyError(
-            f"the Keras model does not run on inputs of shape {shapes}; check their values: {reason}"
-        ) from error
+    expected = prefixes(plan, x, ids, samples, seed, lengths, on_sequences, block)
 
     def draw(
         x: Arrays = x,
@@ -117,7 +107,7 @@ def verify_stream(
                 worst[name] = worse(worst.get(name), found)
         got = draw()
         compare(got, expected[steps], atol, rtol, "differs from Keras where steps are pushed in chunks")
-        if count > 1 and steps > _LEAD:
+        if len(ids) > 1 and steps > _LEAD:
             apart = _apart(metadata, model.stream(samples=samples, seed=seed, rows=ids[:-1]), x, int(ids[-1]))
             compare(apart, expected[steps], atol, rtol, "differs from Keras where rows are at different steps")
         behaves(draw, x, ids, got, samples, seed, atol, rtol)
@@ -125,15 +115,8 @@ def verify_stream(
         raise
     except keepdrop.KeepdropError as error:
         raise VerifyError(f"the artifact does not stream: {error}") from error
-    return Verification(
-        rows=count,
-        samples=samples,
-        seed=seed,
-        atol=atol,
-        rtol=rtol,
-        data="given" if data is not None else "random",
-        outputs=tuple(worst.values()),
-    )
+    source = "given" if data is not None else "random"
+    return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
 
 
 def measure_push(plan: Plan, artifact: str | Path) -> Cost:
@@ -141,20 +124,12 @@ def measure_push(plan: Plan, artifact: str | Path) -> Cost:
     model = keepdrop.load(artifact, threads=1)
     x = random_batch(replace(plan, inputs=model.metadata.inputs), 1, 1, np.random.default_rng(0))
 
-    def quickest(samples: int) -> float:
+    def run(samples: int) -> Callable[[], object]:
         stream = model.stream(samples=samples)
-        stream.push(x)
-        return min(_seconds(lambda: stream.push(x)) for _ in range(_TIMED_PUSHES))
+        stream.push(x)  # which makes its masks
+        return lambda: stream.push(x)
 
-    one, many = quickest(1), quickest(_TIMED_SAMPLES)
-    sample = max(0.0, (many - one) / (_TIMED_SAMPLES - 1))
-    return Cost(run=max(0.0, one - sample), sample=sample)
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
+    return cost(run, _TIMED_PUSHES)
 
 
 def prefixes(
@@ -171,40 +146,29 @@ def prefixes(
 
     Parameters
     ----------
-    plan
-        Its ``inputs`` have None for the time.
     on_sequences
         The offsets of the draws that follow the time. They are drawn as Keras draws them for a whole block of
         steps, block after block, each from the state ``stateless_fold_in(state, block's number)`` but for block 0.
     block
         How many steps a block has.
     """
-    specs = [tf.TensorSpec([samples, None, *t.shape[2:]], t.dtype) for t in plan.inputs]
     draws = _BlockDraws(plan, on_sequences, block, -(-max(lengths) // block))
-
-    def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
-        with keras_hooks.intercept(draws):
-            return call_model(plan.model, tensors)
-
-    found = {}
-    with keras_hooks.sampling_state(plan.model), streaming.rolled(plan.model):
-        run = tf.function(forward, autograph=False).get_concrete_function(*specs)
-        for length in lengths:
-            per_row = []
-            for b, row in enumerate(rows):
-                start_generators(plan, seed, int(row))
-                inputs = [tf.constant(np.repeat(x[t.name][b : b + 1, :length], samples, axis=0)) for t in plan.inputs]
-                per_row.append([y.numpy() for y in run(*inputs)])
-            found[length] = {t.name: np.stack([r[i] for r in per_row], axis=1) for i, t in enumerate(plan.outputs)}
-    return found
+    with keras_hooks.intercept(draws), keras_hooks.any_length(), streaming.rolled(plan.model):
+        return {
+            length: reference(plan, {name: a[:, :length] for name, a in x.items()}, rows, samples, seed)
+            for length in lengths
+        }
 
 
 class _BlockDraws:
     """Keras' own draws, those on a sequence made block by block."""
 
     def __init__(self, plan: Plan, on_sequences: set[int], block: int, blocks: int) -> None:
-        self._waiting = {id(g): [d for d in plan.draws if d.generator == i] for i, g in enumerate(plan.generators)}
-        self._on_sequences = on_sequences
+        # A generator makes the same draws in every forward pass.
+        self._follow = {
+            id(g): itertools.cycle([d.offset in on_sequences for d in plan.draws if d.generator == i])
+            for i, g in enumerate(plan.generators)
+        }
         self._block = block
         self._blocks = blocks
 
@@ -213,7 +177,7 @@ class _BlockDraws:
             return keras_hooks.stock_dropout(inputs, rate, noise_shape, seed)
         shape = [inputs.shape[0], self._block, *inputs.shape[2:]]
         scaled = self._by_block(seed, lambda: keras_hooks.stock_dropout(tf.ones(shape), rate, noise_shape, seed))
-        return inputs * scaled[:, : tf.shape(inputs)[1]]
+        return inputs * scaled[:, : inputs.shape[1]]
 
     def uniform(
         self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
@@ -233,7 +197,7 @@ class _BlockDraws:
         return self._by_block(seed, lambda: stock(whole, *parameters, dtype=dtype, seed=seed))[:, : shape[1]]
 
     def _follows_time(self, generator: keras.random.SeedGenerator) -> bool:
-        return self._waiting[id(generator)].pop(0).offset in self._on_sequences
+        return next(self._follow[id(generator)])
 
     def _by_block(self, generator: keras.random.SeedGenerator, draw: Callable[[], tf.Tensor]) -> tf.Tensor:
         """[T, blocks * S, ...]; the generator ends where one draw would have left it."""

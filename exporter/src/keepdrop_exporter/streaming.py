@@ -27,7 +27,7 @@ from .plan import Plan
 
 _L = keras.layers
 
-# They treat every step alone, whatever their arguments; those with more to check are in _CHECKED.
+# They treat every step alone, but for what `_check_per_step` asks of some.
 _PER_STEP = {
     _L.ActivityRegularization,
     _L.AlphaDropout,
@@ -314,6 +314,8 @@ class StreamFrontier(Frontier):
                 self._refuse(operation, "has a slope for each step; share them over time (shared_axes=[1])")
         elif kind not in _PER_STEP:
             self._refuse(operation, _reason(operation))
+        elif (noise := getattr(operation, "noise_shape", None)) and noise[_TIME] not in (None, 1):
+            self._refuse(operation, f"draws for {noise[_TIME]} steps (noise_shape={noise}); put None or 1 there")
 
     def _check_joined(self, operation: Any, flat: list[Any], rank: int) -> None:
         axis = getattr(operation, "axis", None)
@@ -416,6 +418,8 @@ def _takes_last(args: Any, kwargs: Any) -> bool:
 
 
 def _reason(operation: Any) -> str:
+    if _is_operation(operation, {"GetItem"}):
+        return "takes another part of the sequence than its last step, x[:, -1]"
     for kind, reason in _REASONS.items():
         if isinstance(operation, kind):
             return reason

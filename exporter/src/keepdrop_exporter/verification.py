@@ -35,7 +35,7 @@ _TIMED_SAMPLES = 101
 _LENGTH_STEP = 3
 
 # Rows have ids of their own, and one beyond 32 bits.
-FAR_ROW = 2**33 + 5
+_FAR_ROW = 2**33 + 5
 
 
 def verify_plan(
@@ -45,13 +45,12 @@ def verify_plan(
     rows: int,
     samples: int,
     seed: int,
-    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None,
+    data: Data,
     atol: float,
     rtol: float,
 ) -> Verification:
     """``pipeline.verify`` for a model that is planned already, and an artifact of whole inputs."""
-    if rows < 1 or samples < 2:
-        raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
+    check_counts(rows, samples)
     session = keepdrop.Model(open_artifact(artifact), threads=1)
     if session.metadata.draws != plan.draws:
         changes = session.metadata.changes
@@ -62,18 +61,8 @@ def verify_plan(
     batches = [given(plan, data, rows)] if data is not None else random_batches(plan, rows, seed)
     worst: dict[str, OutputCheck] = {}
     for x in batches:
-        count = len(next(iter(x.values())))
-        ids = np.arange(count, dtype=np.int64)
-        ids[-1] = FAR_ROW
-        try:
-            with keras_hooks.plain_errors():
-                expected = reference(plan, x, ids, samples, seed)
-        except Exception as error:  # Keras' own kinds, for ids that an Embedding lacks among others
-            shapes = {name: a.shape for name, a in x.items()}
-            reason = " ".join(str(error).split())[:300]
-            raise VerifyError(
-                f"the Keras model does not run on inputs of shape {shapes}; check their values: {reason}"
-            ) from error
+        ids = row_ids(x)
+        expected = reference(plan, x, ids, samples, seed)
 
         def draw(
             x: Arrays = x, ids: NDArray[np.int64] = ids, *, seed: int = seed, samples: int = samples, first: int = 0
@@ -89,15 +78,8 @@ def verify_plan(
         for name, found in compare(got, expected, atol, rtol, "differs from Keras").items():
             worst[name] = worse(worst.get(name), found)
         behaves(draw, x, ids, got, samples, seed, atol, rtol)
-    return Verification(
-        rows=count,
-        samples=samples,
-        seed=seed,
-        atol=atol,
-        rtol=rtol,
-        data="given" if data is not None else "random",
-        outputs=tuple(worst.values()),
-    )
+    source = "given" if data is not None else "random"
+    return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
 
 
 def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
@@ -105,10 +87,20 @@ def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
     session = open_artifact(artifact)
     x = given(plan, data, 1) if data is not None else random_batches(plan, 1, 0)[0]
 
-    def quickest(samples: int) -> float:
+    def run(samples: int) -> Callable[[], object]:
         request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)
-        session.run(request)
-        return min(_seconds(lambda: session.run(request)) for _ in range(_TIMED_RUNS))
+        return lambda: session.run(request)
+
+    return cost(run, _TIMED_RUNS)
+
+
+def cost(run: Callable[[int], Callable[[], object]], times: int) -> Cost:
+    """What a run and a sample in it cost: ``run(samples)()`` with one and with many samples, the quickest of some."""
+
+    def quickest(samples: int) -> float:
+        action = run(samples)
+        action()
+        return min(_seconds(action) for _ in range(times))
 
     one, many = quickest(1), quickest(_TIMED_SAMPLES)
     sample = max(0.0, (many - one) / (_TIMED_SAMPLES - 1))
@@ -121,18 +113,44 @@ def _seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def check_counts(rows: int, samples: int) -> None:
+    """VerifyError where so few are no comparison."""
+    if rows < 1 or samples < 2:
+        raise VerifyError(f"rows={rows}, samples={samples}: a comparison needs at least 1 row and 2 samples of it")
+
+
+def row_ids(x: Arrays) -> NDArray[np.int64]:
+    """Ids for the rows of ``x``, the last one beyond 32 bits: int64 [B]."""
+    ids = np.arange(len(next(iter(x.values()))), dtype=np.int64)
+    ids[-1] = _FAR_ROW
+    return ids
+
+
 def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
-    """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each."""
+    """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each.
+
+    Raises
+    ------
+    VerifyError
+        The Keras model does not run on these inputs.
+    """
     per_row = []
-    with keras_hooks.sampling_state(plan.model):
-        for b, row in enumerate(rows):
-            start_generators(plan, seed, int(row))
-            inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
-            per_row.append([np.asarray(y) for y in call_model(plan.model, inputs)])
+    try:
+        with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors():
+            for b, row in enumerate(rows):
+                _start_generators(plan, seed, int(row))
+                inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
+                per_row.append([np.asarray(y) for y in call_model(plan.model, inputs)])
+    except Exception as error:  # Keras' own kinds, for ids that an Embedding lacks among others
+        shapes = {name: a.shape for name, a in x.items()}
+        reason = " ".join(str(error).split())[:300]
+        raise VerifyError(
+            f"the Keras model does not run on inputs of shape {shapes}; check their values: {reason}"
+        ) from error
     return {t.name: np.stack([row[i] for row in per_row], axis=1) for i, t in enumerate(plan.outputs)}
 
 
-def start_generators(plan: Plan, seed: int, row: int) -> None:
+def _start_generators(plan: Plan, seed: int, row: int) -> None:
     """Give each generator of the model the state from which it draws for a row."""
     for i, generator in enumerate(plan.generators):
         offset = min(d.offset for d in plan.draws if d.generator == i)
