@@ -59,6 +59,8 @@ def main() -> None:
             report["generator"] = bench_measure.generator_share(effort, folder)
             _tell("what the time follows")
             report["series"] = bench_measure.series(options.threads, effort, folder)
+            _tell("steps of streams")
+            report["streams"] = bench_measure.streams(effort, folder)
             _tell("fresh processes")
             report["fresh"] = bench_measure.fresh(options.threads, effort, folder)
     _write(report, options.output_dir)

@@ -71,6 +71,7 @@ CASES = (
 )
 BASE = Case("lstm", 50, 100, 8, 64)
 HEAD = Case("head", 50, 100, 8, 64)
+STREAMED = (BASE, Case("gru", 50, 100, 8, 64), Case("stacked", 50, 100, 8, 64))
 
 
 def build_model(case: Case) -> keras.Model:
@@ -81,6 +82,11 @@ def build_model(case: Case) -> keras.Model:
         "lstm": lambda: [layers.LSTM(case.units, **dropped)],
         "gru": lambda: [layers.GRU(case.units, **dropped)],
         "bidirectional": lambda: [layers.Bidirectional(layers.LSTM(case.units, **dropped))],
+        "stacked": lambda: [
+            layers.LSTM(case.units, return_sequences=True, **dropped),
+            layers.Dropout(RATE),
+            layers.LSTM(case.units, **dropped),
+        ],
         "head": lambda: [layers.LSTM(case.units), layers.Dropout(0.5)],
     }
     series = keras.Input((case.steps, case.features), name=INPUT)
@@ -97,6 +103,14 @@ def artifact(case: Case, model: keras.Model, folder: Path) -> Path:
     path = folder / f"{case.model_name}.onnx"
     if not path.exists():
         export(model, path, rows=2, samples=8)
+    return path
+
+
+def streaming_artifact(case: Case, model: keras.Model, folder: Path) -> Path:
+    """What `keepdrop export --streaming` writes of it."""
+    path = folder / f"{case.model_name}-streaming.onnx"
+    if not path.exists():
+        export(model, path, streaming=True, rows=2, samples=8)
     return path
 
 

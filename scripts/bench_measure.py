@@ -16,7 +16,22 @@ from typing import Any
 import numpy as np
 
 import bench_contestants as by
-from bench_cases import BASE, FLOOR, HEAD, INPUT, REPEATED, Case, artifact, build_model, data
+import keepdrop
+from bench_cases import (
+    BASE,
+    FLOOR,
+    HEAD,
+    INPUT,
+    REPEATED,
+    SEED,
+    STREAMED,
+    Case,
+    artifact,
+    build_model,
+    check_equal,
+    data,
+    streaming_artifact,
+)
 from bench_graphs import Deterministic, Generator
 from bench_timing import Contestant, Effort, Times, race, ratio, spread
 
@@ -26,12 +41,15 @@ HEAD_TARGET = 1.5
 GENERATOR_TARGET = 0.15
 TENFOLD_TARGET = 10.5
 START_TARGET = 1.3
+STEP_TARGET = 20
+GROWTH_TARGET = 1.05
 MEMORY_TARGET = 150
 
 SAMPLES = (1, 10, 100, 1_000, 10_000)
 ROWS = (1, 4, 16, 64)
 UNITS = (16, 32, 64, 128, 256)
 STEPS = (2, 10, 50, 100, 200)
+STEPS_BEFORE = 20_000
 
 
 def main_case(case: Case, threads: int, effort: Effort, folder: Path) -> Json:
@@ -142,6 +160,33 @@ def series(threads: int, effort: Effort, folder: Path) -> Json:
 
 def _race_sizes(runs: dict[int, Callable[[], Any]], effort: Effort) -> Times:
     return race([Contestant(str(size), run) for size, run in runs.items()], effort)
+
+
+def streams(effort: Effort, folder: Path) -> list[Json]:
+    """`stream` of some models."""
+    return [stream(case, effort, folder) for case in STREAMED]
+
+
+def stream(case: Case, effort: Effort, folder: Path) -> Json:
+    """A push of one step against a call on the whole window, and against the same push many steps later; one thread."""
+    model, x = build_model(case), data(case)
+    streaming = keepdrop.load(streaming_artifact(case, model, folder), threads=1)
+    new, old = (streaming.stream(samples=case.samples, seed=SEED) for _ in range(2))
+    pushed = [new.push(x[:, start : start + 2]).samples for start in range(0, case.steps, 2)]
+    window = by.sampler(artifact(case, model, folder), case, x, 1)
+    check_equal(pushed[-1], window(), f"{case.name}, the stream and its window")
+    old.push(np.tile(x, (1, STEPS_BEFORE // case.steps, 1)))
+    step = x[:, 0]
+    runs = {"window": window, "push": lambda: new.push(step), "push later": lambda: old.push(step)}
+    times = race([Contestant(name, run) for name, run in runs.items()], effort)
+    cheaper, growth = ratio(times["window"], times["push"]), ratio(times["push later"], times["push"])
+    return {
+        "name": case.name,
+        "steps_before": STEPS_BEFORE,
+        "milliseconds": {name: spread(values).as_json() for name, values in times.items()},
+        "window_to_push": {**cheaper.as_json(), **_target(cheaper.median, STEP_TARGET, most=False)},
+        "growth": {**growth.as_json(), **_target(growth.median, GROWTH_TARGET, most=True)},
+    }
 
 
 def fresh(threads: int, effort: Effort, folder: Path) -> Json:

@@ -25,9 +25,8 @@ HEADINGS = {
 
 def markdown(report: Json) -> str:
     sections = [_about(report), _main(report["cases"], report["slower"])]
-    for key, section in (("head", _head), ("generator", _generator), ("series", _series), ("fresh", _fresh)):
-        if key in report:
-            sections.append(section(report[key]))
+    extra = {"head": _head, "generator": _generator, "series": _series, "streams": _streams, "fresh": _fresh}
+    sections += [section(report[key]) for key, section in extra.items() if key in report]
     return "\n\n".join(sections) + "\n"
 
 
@@ -112,6 +111,25 @@ def _series(series: Json) -> str:
     ]
     tenfold = f"Time of 1,000 samples / time of 100: {_ratio(series['thousand_to_hundred'], most=True)}."
     return "\n\n".join(["### What the time follows (keepdrop, LSTM 50x100x8x64 unless said)", *tables, tenfold])
+
+
+def _streams(streams: list[Json]) -> str:
+    before = f"{streams[0]['steps_before']:,} steps"
+    heading = ["case", "window", "push", f"push after {before}", "window / push", f"push after {before} / push"]
+    rows = [
+        [
+            stream["name"],
+            *map(_spread, stream["milliseconds"].values()),
+            _ratio(stream["window_to_push"]),
+            _ratio(stream["growth"], most=True),
+        ]
+        for stream in streams
+    ]
+    note = (
+        "Milliseconds of a call on the whole window and of a push of one step to a stream. *stacked* is two LSTMs with "
+        "both dropouts and a Dropout between them, which draws at every step."
+    )
+    return "\n\n".join(["### A step of a stream (one thread)", note, _table(heading, rows)])
 
 
 def _fresh(fresh: Json) -> str:
