@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import keepdrop
 from keepdrop.artifact import Cost, Draw, Metadata, OutputCheck, Verification
+from keepdrop.artifact import Stream as Carried
 from keepdrop.stream import Stream
 
 from . import keras_hooks, streaming
@@ -35,9 +36,10 @@ from .verification import (
     worse,
 )
 
-# Steps that are compared where no draw follows the time; else some more than a block.
-_STEPS = 26
-_OVER_A_BLOCK = 3
+# Steps that are compared where no draw follows the time; else a block. They are more where convolutions look farther
+# back, and always a few over.
+_STEPS = 23
+_OVER = 3
 # Chunks of these lengths in turn, none of which divides another of the next.
 _CHUNKS = (3, 1, 4, 2, 5)
 # How many steps ahead the other rows are when the last one comes.
@@ -78,7 +80,7 @@ def verify_stream(
     if data is not None:
         x = given(plan, data, rows)
     else:
-        length = block + _OVER_A_BLOCK if on_sequences else _STEPS
+        length = max(block if on_sequences else _STEPS, _reach(metadata.stream)) + _OVER
         x = random_batch(plan, rows, length, np.random.default_rng(seed % 2**64))
     ids = row_ids(x)
     steps = next(iter(x.values())).shape[1]
@@ -208,6 +210,11 @@ class _BlockDraws:
             parts.append(draw())
         generator.state.assign(start + np.array([0, 1]))
         return tf.concat(parts, 1)
+
+
+def _reach(stream: Carried) -> int:
+    """How many steps the convolutions of a stream look back at most, one after another."""
+    return sum(state.shape[0] for state in stream.states if len(state.shape) > 1)
 
 
 def _same_draws(streamed: Sequence[Draw], draws: Sequence[Draw]) -> bool:
