@@ -94,7 +94,7 @@ def test_verify_meets_masks(masking: L.Layer, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(
         recurrence.Recurrences,
         "_lower",
-        lambda self, original, layer, x, mask, keeps: lower(self, original, layer, x, None, keeps),
+        lambda self, original, layer, x, mask, *rest: lower(self, original, layer, x, None, *rest),
     )
     with pytest.raises(keepdrop_exporter.VerifyError, match="differs from Keras"):
         keepdrop_exporter.export(model, tmp_path / "m.onnx")

@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -80,7 +80,17 @@ def make_plan(model: keras.Model) -> Plan:
             "or recurrent_dropout= of a recurrent layer (a rate of 0 draws nothing)"
         )
     batch_first = all(event.shape[0] == _BATCHES[0] for event in short.events)
+    outputs = tuple(_observed(*found) for found in zip(outputs, short.outputs, long.outputs, strict=True))
     return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _notes(model), batch_first)
+
+
+def _observed(output: Tensor, short: tf.TensorShape, long: tf.TensorShape) -> Tensor:
+    """An output with the sizes it was seen to have: Keras declares Bidirectional's as if both directions were alike."""
+    known = [
+        n if n is None or a is None else a if a == b else None
+        for n, a, b in zip(output.shape[2:], short[1:], long[1:], strict=True)
+    ]
+    return replace(output, shape=(None, None, *known))
 
 
 def _notes(model: keras.Model) -> tuple[str, ...]:
@@ -124,6 +134,7 @@ class _Recorder:
 
     def __init__(self, model: keras.Model, batch: int) -> None:
         self.events: list[_Event] = []
+        self.outputs: list[tf.TensorShape] = []
         self.generators: list[keras.random.SeedGenerator] = []
         self._paths = keras_hooks.layer_paths(model)
         self._owned = keras_hooks.generators(model)
@@ -249,6 +260,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
     for y in graph.structured_outputs:
         if y.shape.rank == 0 or y.shape[0] not in (batch, None):
             raise _unrunnable(model, inputs, batch, ValueError(f"it gives an output of shape {tuple(y.shape)}"))
+        recorder.outputs.append(y.shape)
     return recorder
 
 
