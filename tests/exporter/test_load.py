@@ -312,13 +312,17 @@ def test_layers_that_keras_would_leave_random(tmp_path: Path) -> None:
             return self.branches[0][0](x)
 
     path = _save(tmp_path / "model.keras", Branches())
-    keepdrop_exporter.load(path)
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     (tmp_path / "w.h5").write_bytes(parts["model.weights.h5"])
     with h5py.File(tmp_path / "w.h5", "r+") as file:
         names: list[str] = []
         file.visit(lambda name: names.append(name) if name.endswith("container") else None)
+        if not names:  # older Keras 3 saves nothing of such a list
+            with pytest.raises(LoadError, match="the rest of which Keras would leave random"):
+                keepdrop_exporter.load(path)
+            return
+        keepdrop_exporter.load(path)
         del file[names[0]]
     parts["model.weights.h5"] = (tmp_path / "w.h5").read_bytes()
     with pytest.raises(LoadError, match="Skipping nested container"):

@@ -349,7 +349,7 @@ def rebuilt(model: keras.Model, copy: Callable[[Any], Any], before: Callable[[An
         return copy(operation)(*args, **kwargs)
 
     inputs = keras.tree.map_structure(new_input, model._inputs_struct)
-    outputs = model._run_through_graph(inputs, call_fn=call)
+    outputs = model._run_through_graph(inputs, operation_fn=lambda operation: operation, call_fn=call)
     return type(model)(inputs, outputs, name=model.name)
 
 

@@ -108,10 +108,9 @@ class _Reading:
             config = archive.parse(self._path, text)
             metadata = archive.parse(self._path, opened.read(archive.METADATA))
             version = self._version(metadata.get("keras_version"))
-            if archive.WEIGHTS in opened.namelist():
-                self._judge(opened.open(archive.WEIGHTS))
+            in_file = self._judge(opened.open(archive.WEIGHTS)) if archive.WEIGHTS in opened.namelist() else None
             if version.startswith("3"):
-                return self._by_keras(text.decode()), []
+                return self._by_keras(text.decode(), in_file), []
             if archive.WEIGHTS not in opened.namelist():
                 raise LoadError(f"{self._path}: the archive has no {archive.WEIGHTS}; fetch or save it again")
             if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
@@ -232,11 +231,19 @@ class _Reading:
 
         return self._model(deserialize, text)
 
-    def _by_keras(self, text: str) -> keras.Model:
-        """A file of Keras 3, by Keras itself."""
-        return self._model(
+    def _by_keras(self, text: str, in_file: int | None = None) -> keras.Model:
+        """A file of Keras 3, by Keras itself; ``in_file`` is how many numbers its weights are, where that is known."""
+        model = self._model(
             lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), text
         )
+        in_model = sum(math.prod(weight.shape) for weight in model.weights)
+        if in_file is not None and in_file < in_model:
+            raise LoadError(
+                f"{self._path}: its weights are {in_file:,} numbers and the model's {in_model:,}, the rest of which "
+                "Keras would leave random; make each layer that holds weights an attribute of the layer that uses it, "
+                "not part of a list of lists, and save the model again"
+            )
+        return model
 
     def _model(self, make: Callable[[], Any], text: str) -> keras.Model:
         with self._custom_scope(text), warnings.catch_warnings():
@@ -281,12 +288,14 @@ class _Reading:
             except Exception as error:
                 raise LoadError(f"{given}: its weights do not fit: {_plain(error)}") from error
 
-    def _judge(self, weights: Any) -> None:
-        """Judge the weights in an archive, an open file, before Keras reads them."""
+    def _judge(self, weights: Any) -> int:
+        """Judge the weights in an archive, an open file, before Keras reads them; how many numbers they are."""
         try:
             with h5py.File(weights, "r") as file:
-                archive.refuse_size(self._path, archive.variables(file), self._most_bytes)
+                shapes = archive.variables(file)
+                archive.refuse_size(self._path, shapes, self._most_bytes)
                 archive.judge(self._path, file)
+                return sum(math.prod(shape) for shape in shapes)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise LoadError(
                 f"{self._path}: its weights are damaged ({_plain(error)}); fetch or save it again"
