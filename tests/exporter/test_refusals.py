@@ -91,7 +91,10 @@ def _baked(rows: int, width: int, shape: tuple[int, ...]) -> Callable[[], keras.
 OWN_GENERATOR = "keras.random.SeedGenerator"
 # What the text must say: who is at fault, then what to do.
 REFUSED = {
-    "nothing random": (lambda: _stack(layers.Dense(2)), ["'model'", "nothing in it is random", "add a Dropout layer"]),
+    "nothing random": (
+        lambda: _stack(layers.Dense(2)),
+        ["'model'", "nothing in it is random", "--dropout", "add a Dropout layer"],
+    ),
     "rates of zero": (lambda: _stack(layers.Dropout(0.0)), ["'model'", "a rate of 0 draws nothing"]),
     "global generator": (_draws(lambda x, g: keras.random.dropout(x, 0.5)), ["'noisy'", "seed=None", OWN_GENERATOR]),
     "integer seed": (

@@ -227,6 +227,14 @@ def test_a_failed_retrofit_leaves_what_was_there(plain: Path, older: Path, path:
     assert list(older.parent.iterdir()) == [older] and older.read_bytes() == b"older"
 
 
+def test_the_source_is_never_overwritten(plain: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.keras"
+    source.write_bytes(plain.read_bytes())
+    with pytest.raises(RetrofitError, match="that is the model given"):
+        save_with_dropout(source, source, {"lstm.input": 0.1})
+    assert list(tmp_path.iterdir()) == [source] and source.read_bytes() == plain.read_bytes()
+
+
 def test_a_file_that_differs_is_not_given_its_name(plain: Path, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = _plain()
     other.layers[-1].kernel.assign(other.layers[-1].kernel + 0.01)
@@ -254,7 +262,9 @@ def test_export_and_verify_by_the_command(plain: Path, tmp_path: Path) -> None:
     assert _run(cli.verify, plain, out, "--samples", 3, *asked).exit_code == 0
     with pytest.raises(VerifyError, match="draws differ; on the way to it was set: lstm.input: dropout rate 0.25"):
         keepdrop_exporter.verify(plain, out, dropout={**rates, "dense.input": 0.4})
-    with pytest.raises(keepdrop_exporter.Refusal, match="nothing in it is random"):
+    with pytest.raises(
+        keepdrop_exporter.Refusal, match="nothing in it is random.* verify those .* --dropout LAYER=RATE"
+    ):
         keepdrop_exporter.verify(plain, out)
 
 

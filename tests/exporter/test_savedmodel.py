@@ -135,6 +135,7 @@ def older(tmp_path: Path) -> Path:
     path = tmp_path / "target" / "served"
     (path / "assets").mkdir(parents=True)
     (path / "saved_model.pb").write_bytes(b"older")
+    (path / "assets" / "keepdrop.json").write_text("{}")
     return path
 
 
@@ -195,8 +196,10 @@ def test_success_replaces_an_older_directory(older: Path) -> None:
         ("m", {"format": "onnx"}, "let its name end in .onnx"),
         ("m.pb", {}, "let its name end in .onnx, or say format='savedmodel'"),
         ("m", {"format": "tflite"}, "format='tflite': give 'onnx' or 'savedmodel'"),
-        ("photos", {}, "photos is there and is no SavedModel"),
-        ("notes", {}, "notes is there and is no SavedModel"),
+        ("m", {"format": "savedmodel", "streaming": True}, "a streaming artifact is an ONNX file"),
+        ("photos", {}, "photos is there and is no SavedModel of keepdrop's"),
+        ("notes", {}, "notes is there and is no SavedModel of keepdrop's"),
+        ("keras2", {}, "keras2 is there and is no SavedModel of keepdrop's"),
         ("folder.onnx", {}, "folder.onnx is a directory"),
     ],
 )
@@ -205,9 +208,12 @@ def test_names_that_are_refused(path: str, options: Any, text: str, tmp_path: Pa
     (tmp_path / "photos" / "one.jpg").write_bytes(b"")
     (tmp_path / "notes").write_text("kept")
     (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "keras2").mkdir()
+    (tmp_path / "keras2" / "saved_model.pb").write_bytes(b"may be the model that is exported")
     with pytest.raises(ExportError, match=text):
         keepdrop_exporter.export(_small(), tmp_path / path, **options)
-    assert {p.name for p in tmp_path.iterdir()} == {"photos", "notes", "folder.onnx"}
+    assert {p.name for p in tmp_path.iterdir()} == {"photos", "notes", "folder.onnx", "keras2"}
+    assert {p.name for p in (tmp_path / "keras2").iterdir()} == {"saved_model.pb"}
 
 
 def test_names_that_are_none_in_python(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepdrop import __version__
-from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, NUM_SAMPLES, Head, Metadata, Verification, is_savedmodel
+from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, METADATA_ASSET, NUM_SAMPLES, Head, Metadata, Verification
 from keepdrop.heads import Heads
 
 from . import convert, savedmodel, writing
@@ -197,8 +197,11 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
     if form == "savedmodel" or (form is None and not target.suffix):
         if target.suffix == ".onnx":
             raise ExportError(f"{target}: a SavedModel is a directory; give it a name without .onnx")
-        if target.exists() and not (is_savedmodel(target) or (target.is_dir() and not any(target.iterdir()))):
-            raise ExportError(f"{target} is there and is no SavedModel; give another name, or move it away")
+        older = (target / METADATA_ASSET).is_file() or (target.is_dir() and not any(target.iterdir()))
+        if target.exists() and not older:
+            raise ExportError(
+                f"{target} is there and is no SavedModel of keepdrop's; give another name, or move it away"
+            )
         return _write_savedmodel
     if target.suffix != ".onnx":
         raise ExportError(

@@ -124,6 +124,8 @@ def save_with_dropout(
     if target.suffix != ".keras" or target.is_dir():
         raise RetrofitError(f"{target}: a Keras model is written to a file; let its name end in .keras")
     source = load(model, custom_objects, weights, trust_code=trust_code) if isinstance(model, (str, Path)) else model
+    if isinstance(model, (str, Path)) and target.exists() and target.samefile(model):
+        raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
     made, changes = retrofitted(source, dropout)
     with writing.temporary_beside(target) as partial:
         made.save(partial)
