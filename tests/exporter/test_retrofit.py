@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import keepdrop
 import keepdrop_exporter
 from keepdrop.cli import main
 from keepdrop_exporter import RetrofitError, VerifyError, cli, with_dropout
+from keepdrop_exporter.activations import keras2_hard_sigmoid
 from keepdrop_exporter.retrofit import save_with_dropout
 
 
@@ -227,6 +230,24 @@ def test_a_failed_retrofit_leaves_what_was_there(plain: Path, older: Path, path:
     assert list(older.parent.iterdir()) == [older] and older.read_bytes() == b"older"
 
 
+def test_what_loading_changed_and_what_plain_keras_needs_is_said(tmp_path: Path) -> None:
+    """The model is not quite stock: its batch was fixed, and it has a function that only this package registers."""
+    old = L.LSTM(4, recurrent_activation=keras2_hard_sigmoid, name="lstm")
+    keras.Sequential([keras.Input(batch_shape=(4, 9, 3)), old, L.Dense(1)]).save(tmp_path / "old.keras")
+    lifted, rate, needs = save_with_dropout(tmp_path / "old.keras", tmp_path / "mc.keras", {"lstm.input": 0.1})
+    assert "batch" in lifted and rate == "lstm.input: dropout rate 0.1, was 0"
+    # In a process of its own, since this one has registered the function.
+    code = (
+        "import keras, sys\n"
+        "try: keras.models.load_model(sys.argv[1])\n"
+        "except TypeError: pass\n"
+        "else: raise SystemExit('nothing needed')\n"
+        f"{needs.rpartition(', ')[2]}\n"
+        "keras.models.load_model(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "mc.keras")], check=True, capture_output=True)
+
+
 def test_the_source_is_never_overwritten(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.keras"
     source.write_bytes(plain.read_bytes())
@@ -263,7 +284,7 @@ def test_export_and_verify_by_the_command(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="draws differ; on the way to it was set: lstm.input: dropout rate 0.25"):
         keepdrop_exporter.verify(plain, out, dropout={**rates, "dense.input": 0.4})
     with pytest.raises(
-        keepdrop_exporter.Refusal, match="nothing in it is random.* verify those .* --dropout LAYER=RATE"
+        keepdrop_exporter.Refusal, match="nothing in it is random.* --dropout LAYER=RATE .* those of the export"
     ):
         keepdrop_exporter.verify(plain, out)
 

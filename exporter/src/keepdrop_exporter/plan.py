@@ -76,9 +76,9 @@ def make_plan(model: keras.Model) -> Plan:
         short, long = (_record(model, inputs, batch, length) for batch, length in zip(_BATCHES, LENGTHS, strict=True))
     if not short.events:
         raise Refusal(
-            f"model {model.name!r}: nothing in it is random when training=True (a rate of 0 draws nothing); give it "
-            "rates, or verify those it was exported with: --dropout LAYER=RATE, dropout={'LAYER': RATE} in Python; or "
-            "add a Dropout layer"
+            f"model {model.name!r}: nothing in it is random when training=True (a rate of 0 draws nothing); set rates "
+            "with --dropout LAYER=RATE (dropout={'LAYER': RATE} in Python; to verify, those of the export), or add a "
+            "Dropout layer"
         )
     batch_first = all(event.shape[0] == _BATCHES[0] for event in short.events)
     outputs = tuple(_observed(*found) for found in zip(outputs, short.outputs, long.outputs, strict=True))

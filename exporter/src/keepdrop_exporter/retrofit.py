@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from . import keras_hooks, writing
 from .errors import RetrofitError
-from .loading import load
+from .loading import Loaded, read
 from .plan import Plan, call_model, tensors
 from .verification import ATOL, RTOL, random_batches
 
@@ -111,7 +111,7 @@ def save_with_dropout(
     Returns
     -------
     tuple of str
-        A line for each change.
+        A line for each change, those of loading first, and for what plain Keras needs to load the file.
 
     Raises
     ------
@@ -123,9 +123,12 @@ def save_with_dropout(
         raise RetrofitError(f"{target}: there is no folder {target.parent}; make it first")
     if target.suffix != ".keras" or target.is_dir():
         raise RetrofitError(f"{target}: a Keras model is written to a file; let its name end in .keras")
-    source = load(model, custom_objects, weights, trust_code=trust_code) if isinstance(model, (str, Path)) else model
-    if isinstance(model, (str, Path)) and target.exists() and target.samefile(model):
-        raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
+    given = Loaded(model, (), None)
+    if isinstance(model, (str, Path)):
+        given = read(model, custom_objects, weights, trust_code=trust_code)
+        if target.exists() and target.samefile(model):
+            raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
+    source = given.model
     made, changes = retrofitted(source, dropout)
     with writing.temporary_beside(target) as partial:
         made.save(partial)
@@ -135,7 +138,11 @@ def save_with_dropout(
         )
         _refuse_other_output(source, loaded)
         writing.replace(partial, target)
-    return changes
+    # Keras stores registered objects under the name of their package; importing that alone does not register them.
+    needs = (
+        "it has functions or layers of keepdrop's: before keras.models.load_model, from keepdrop_exporter import load",
+    )
+    return (*given.changes, *changes, *(needs if '"keepdrop>' in made.to_json() else ()))
 
 
 @dataclass
