@@ -221,7 +221,7 @@ CASES = {
     "the same in Keras 3": (_linked("3.8.0"), ["'kernel' is a link", "do not trust it"]),
     "a link in an archive": (_linked_archive, ["'0' is a link", "do not trust it"]),
     "a weight that unpacks to much": (_unpacking, ["'kernel' would unpack", "134,217,728", "do not trust it"]),
-    "weights of 3 GB": (_huge, ["805,306,368 numbers of 4 bytes, 3.0 GiB", "at most 2.0 GiB"]),
+    "weights of 3 GB": (_huge, ["805,306,368 numbers of 4 bytes, 3.0 GiB", "at most 2.0 GiB", "--format savedmodel"]),
     "JSON without weights": (_json, ["without their weights", "--weights FILE"]),
     "JSON of something else": (_text("model.json", "[]"), ["does not describe a Keras model"]),
     "no JSON": (_text("model.json", "{"), ["not JSON"]),

@@ -292,7 +292,8 @@ def refuse_size(what: object, shapes: Sequence[tuple[int | None, ...]], most: in
     if most is not None and numbers * _FLOAT32 > most:
         raise LoadError(
             f"{what}: its weights are {numbers:,} numbers of 4 bytes, {numbers * _FLOAT32 / 2**30:.1f} GiB, and an "
-            f"ONNX file holds at most {most / 2**30:.1f} GiB; make the model smaller"
+            f"ONNX file holds at most {most / 2**30:.1f} GiB; write a SavedModel (--format savedmodel), or make "
+            "the model smaller"
         )
 
 

@@ -118,8 +118,8 @@ def refuse_size(model: keras.Model) -> None:
     if numbers * 4 > MOST_BYTES:
         raise ConvertError(
             f"model {model.name!r}: its weights are {numbers:,} numbers of 4 bytes, {numbers * 4 / 2**30:.1f} GiB, "
-            "and an "
-            f"ONNX file holds at most {MOST_BYTES / 2**30:.1f} GiB; make the model smaller"
+            f"and an ONNX file holds at most {MOST_BYTES / 2**30:.1f} GiB; write a SavedModel (--format savedmodel), "
+            "or make the model smaller"
         )
 
 

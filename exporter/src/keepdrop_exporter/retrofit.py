@@ -6,7 +6,7 @@ A rate is named by its place:
     LAYER.input       the ``dropout`` of a recurrent layer; a Dropout put before any other layer
     LAYER.recurrent   the ``recurrent_dropout`` of a recurrent layer
 
-``LAYER`` is the path that ``inspect`` shows, with slashes into nested models; it may be a glob, whose ``*`` takes
+``LAYER`` is the layer's name, with slashes into nested models; it may be a glob, whose ``*`` takes
 slashes too. The layers are made anew from their own configs, and the weights copied.
 """
 
