@@ -52,7 +52,8 @@ class Case:
 
     ``branch`` makes the case's outputs of Keras inputs, or (``whole``) gives the whole model. ``loops`` is the set of
     what its time loops become in ONNX: "fused" (ONNX' operator), "step" (the written one), "Keras" (Keras' own loop);
-    an unrolled loop is none. ``refused`` is a part of the refusal, and ``cure`` of what it advises.
+    an unrolled loop is none. ``refused`` is a part of the refusal, and ``cure`` of what it advises. ``since`` is the
+    first Keras, as "major.minor", that has the option, if not the oldest tested one.
     """
 
     section: str
@@ -64,6 +65,13 @@ class Case:
     whole: bool = False
     refused: str = ""
     cure: str = ""
+    since: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the installed Keras has the option."""
+        installed = tuple(int(part) for part in keras.__version__.split(".")[:2])
+        return not self.since or installed >= tuple(int(part) for part in self.since.split("."))
 
     @property
     def name(self) -> str:
@@ -975,7 +983,11 @@ def attention() -> Iterable[Case]:
     )
     yield mha("attention_axes", on_itself(L.MultiHeadAttention(2, 3, dropout=0.3, attention_axes=(2,))), on="image")
     yield mha("after a Dropout", after_dropout(on_itself(L.MultiHeadAttention(2, 3, dropout=0.3))))
-    yield mha("sliding_window", on_itself(L.MultiHeadAttention(2, 3, dropout=0.3, sliding_window=2)))
+    yield mha(
+        "sliding_window",
+        lambda x: on_itself(L.MultiHeadAttention(2, 3, dropout=0.3, sliding_window=2))(x),
+        since="3.13",
+    )
     yield mha("enable_lora", lambda x: with_lora(L.MultiHeadAttention(2, 3, dropout=0.3), x))
     yield mha("over two axes", on_itself(L.MultiHeadAttention(2, 3, dropout=0.3, attention_axes=(1, 2))), on="image")
     grouped = functools.partial(Case, section, "GroupQueryAttention")

@@ -69,7 +69,7 @@ def cases_beside(case: Case) -> tuple[Case, ...]:
     """The cases that are exported together with this one, itself included."""
     if case.whole or case.refused:
         return (case,)
-    group = [c for c in CASES if (c.group, c.whole, c.refused) == (case.group, False, "")]
+    group = [c for c in CASES if c.known and (c.group, c.whole, c.refused) == (case.group, False, "")]
     begin = group.index(case) // _TOGETHER * _TOGETHER
     return tuple(group[begin : begin + _TOGETHER])
 
