@@ -111,7 +111,7 @@ class _Reading:
             in_file = self._judge(opened.open(archive.WEIGHTS)) if archive.WEIGHTS in opened.namelist() else None
             if version.startswith("3"):
                 return self._by_keras(text.decode(), in_file), []
-            if archive.WEIGHTS not in opened.namelist():
+            if in_file is None:
                 raise LoadError(f"{self._path}: the archive has no {archive.WEIGHTS}; fetch or save it again")
             if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
                 raise LoadError(

@@ -15,6 +15,7 @@ from typing import Any, Optional
 import click
 
 from keepdrop import __version__
+from keepdrop.cli.options import interval_option
 from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
@@ -81,14 +82,7 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 )
 @click.option("--samples", type=int, help="Samples of every row. [default: what the artifact says]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
-@click.option(
-    "--interval",
-    "levels",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    multiple=True,
-    metavar="LEVEL",
-    help="Write the central interval of this level too, such as 0.9; can be repeated.",
-)
+@interval_option
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
 @click.option(
     "--standard-error", type=float, help="Stop a row once that of its mean is no larger, in the output's units."

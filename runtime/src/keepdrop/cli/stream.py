@@ -18,6 +18,7 @@ import click
 import numpy as np
 
 from keepdrop.artifact import Metadata
+from keepdrop.cli.options import interval_option
 from keepdrop.errors import InputError, KeepdropError
 from keepdrop.files.fields import SAMPLES, Field, Fields, statistics
 from keepdrop.files.outputs import json_lines, replacing
@@ -39,14 +40,7 @@ ONLY_ROW = 0
 )
 @click.option("--samples", type=int, help="Samples of every row. [default: what the file says]")
 @click.option("--seed", type=int, help="Any int64; the same seed, the same samples. [default: 0]")
-@click.option(
-    "--interval",
-    "levels",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    multiple=True,
-    metavar="LEVEL",
-    help="Write the central interval of this level too, such as 0.9; can be repeated.",
-)
+@interval_option
 @click.option(
     "--state", type=click.Path(path_type=Path), help="Go on from this file if it is there; save to it at exit."
 )
