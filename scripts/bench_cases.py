@@ -15,9 +15,10 @@ from keepdrop_exporter.cli import silent_start
 with silent_start():
     import keras
 
-    from keepdrop_exporter import convert, export
-    from keepdrop_exporter.plan import make_plan
-    from keepdrop_exporter.trace import trace
+    from keepdrop_exporter import export
+    from keepdrop_exporter.formats import onnx_export
+    from keepdrop_exporter.plan.draws import make_plan
+    from keepdrop_exporter.trace.function import trace
 
 RATE = 0.25
 SEED = 7
@@ -122,8 +123,8 @@ def plain_conversion(case: Case, model: keras.Model, exported: Path, folder: Pat
     plan = make_plan(model)
     metadata = keepdrop.load(exported, threads=1).metadata
     defaults = {"num_samples": metadata.default_samples, "first_sample": 0}
-    proto = convert.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs, defaults)
-    path.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+    proto = onnx_export.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs, defaults)
+    path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
     return path
 
 

@@ -17,8 +17,10 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop import onnx_file
-from keepdrop_exporter import VerifyError, convert, philox
+from keepdrop.artifact import onnx_file
+from keepdrop_exporter import VerifyError
+from keepdrop_exporter.formats import onnx_export
+from keepdrop_exporter.trace import philox
 
 from . import models, reference
 
@@ -153,7 +155,7 @@ def test_verify_notices_an_edited_graph(
     artifact = exported(NAME)
     proto = onnx.load(artifact.path)
     edit(proto.graph)
-    onnx.save(convert.with_metadata(proto, artifact.model.metadata), tmp_path / "edited.onnx")
+    onnx.save(onnx_export.with_metadata(proto, artifact.model.metadata), tmp_path / "edited.onnx")
     with pytest.raises(VerifyError, match=fault):
         keepdrop_exporter.verify(artifact.keras_model, tmp_path / "edited.onnx", seed=0)
     keepdrop_exporter.verify(artifact.keras_model, artifact.path, seed=0)
@@ -185,7 +187,7 @@ def test_verify_notices_dropout_that_is_switched_off(
     with monkeypatch.context() as unverified:
         unverified.setattr(export_stages, "verify_plan", lambda *args, **kwargs: None)
         keepdrop_exporter.export(off, tmp_path / "off.onnx")
-    proto = convert.with_metadata(onnx.load(tmp_path / "off.onnx"), artifact.model.metadata)
+    proto = onnx_export.with_metadata(onnx.load(tmp_path / "off.onnx"), artifact.model.metadata)
     onnx.save(proto, tmp_path / "off.onnx")
     drawn = keepdrop.load(tmp_path / "off.onnx").sample(artifact.inputs[0], samples=5)
     np.testing.assert_allclose(drawn[0], artifact.keras_model(artifact.inputs[0]), atol=1e-6)

@@ -11,7 +11,7 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import recurrence
+from keepdrop_exporter.trace import loops
 
 from . import reference
 
@@ -90,9 +90,9 @@ def test_verify_meets_masks(masking: L.Layer, tmp_path: Path, monkeypatch: pytes
     shape = (6,) if isinstance(masking, L.Embedding) else (6, 3)
     model = sequential(masking, L.LSTM(4, recurrent_dropout=0.3), shape=shape)
     keepdrop_exporter.export(model, tmp_path / "m.onnx")
-    lower = recurrence.Recurrences._lower
+    lower = loops.Recurrences._lower
     monkeypatch.setattr(
-        recurrence.Recurrences,
+        loops.Recurrences,
         "_lower",
         lambda self, original, layer, x, mask, *rest: lower(self, original, layer, x, None, *rest),
     )

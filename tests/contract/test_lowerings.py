@@ -13,8 +13,9 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import onnx_recurrence, pipeline
-from keepdrop_exporter.activations import keras2_hard_sigmoid
+from keepdrop_exporter import pipeline
+from keepdrop_exporter.formats import onnx_recurrence
+from keepdrop_exporter.loading.keras2.activations import keras2_hard_sigmoid
 
 from . import reference
 

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keepdrop.artifact import Tensor
-from keepdrop_exporter import philox
-from keepdrop_exporter.convert import to_onnx
-from keepdrop_exporter.trace import Traced
+from keepdrop.artifact.metadata import Tensor
+from keepdrop_exporter.formats.onnx_export import to_onnx
+from keepdrop_exporter.trace import philox
+from keepdrop_exporter.trace.function import Traced
 
 SEEDS = [(0, 0), (0, 1), (7, 0), (7, 123_456_789), (2**31 - 3, 0), (2**31 - 3, 2**31 - 3), (1_234_567, 2**31 - 4)]
 SIZES = [1, 4, 7, 130, 1025]

@@ -17,7 +17,7 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop import stream
+from keepdrop.stream import stream
 
 from . import reference
 from .models import settle

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop.artifact import MADE_SUFFIX, NEXT_SUFFIX
-from keepdrop_exporter import VerifyError, philox, pipeline, plan, streaming, trace
+from keepdrop.artifact.metadata import MADE_SUFFIX, NEXT_SUFFIX
+from keepdrop_exporter import VerifyError, pipeline
+from keepdrop_exporter.plan import draws
+from keepdrop_exporter.trace import function, philox, stream_frontier
 
 from . import models, reference
 
@@ -340,7 +342,7 @@ def test_masks_are_made_once(streamed: Callable[[str], Streamed]) -> None:
 def test_the_traced_function_computes_the_same(streamed: Callable[[str], Streamed], cell: str) -> None:
     """TensorFlow runs Keras' own loops where the artifact has operators of its own, and takes the same tensors."""
     stream = streamed(cell)
-    traced, described = trace.trace_stream(plan.make_plan(stream.keras_model))
+    traced, described = function.trace_stream(draws.make_plan(stream.keras_model))
     assert traced.stream is not None and traced.stream == stream.model.metadata.stream
     controls = {"seed": SEED, "num_samples": SAMPLES, "first_sample": 0, "rows": ROWS, "steps_seen": [0] * len(ROWS)}
     feeds = {name: tf.constant(value, tf.int64) for name, value in controls.items()}
@@ -365,11 +367,11 @@ def test_the_export_verifies_over_a_block_and_says_so(tmp_path: Path) -> None:
 def test_the_export_notices_a_broken_graph(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     if broken == "rules":
-        monkeypatch.setattr(streaming.StreamFrontier, "_check_per_step", lambda *args: None)
+        monkeypatch.setattr(stream_frontier.StreamFrontier, "_check_per_step", lambda *args: None)
         model = chain(L.MaxPooling1D(2, 1, padding="same"), L.LSTM(4, **BOTH), shape=(WINDOW, FEATURES))
     elif broken == "states":
-        give = streaming.Carried.give
-        monkeypatch.setattr(streaming.Carried, "give", lambda self, state, value: give(self, state, value * 0))
+        give = stream_frontier.Carried.give
+        monkeypatch.setattr(stream_frontier.Carried, "give", lambda self, state, value: give(self, state, value * 0))
     else:
         monkeypatch.setattr(philox, "fold_in", lambda seed, counters: counters)
     with pytest.raises(VerifyError, match="differs from Keras after"):

@@ -16,9 +16,9 @@ import tf2onnx.optimizer
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop import onnx_file
+from keepdrop.artifact import onnx_file
 from keepdrop_exporter import Report
-from keepdrop_exporter.plan import make_plan
+from keepdrop_exporter.plan.draws import make_plan
 
 BATCH, SAMPLES = "batch", "num_samples"
 FLOAT, INT32, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32, onnx.TensorProto.INT64

@@ -16,7 +16,8 @@ from keras import layers
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import LoadError, cli, custom_code, pipeline
+from keepdrop_exporter import LoadError, cli, pipeline
+from keepdrop_exporter.loading import custom_code
 
 SOURCE = """
 import keras

@@ -15,10 +15,10 @@ from keras import layers
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop.artifact import Head, Tensor
+from keepdrop.artifact.metadata import Head, Tensor
 from keepdrop.cli import main
 from keepdrop_exporter import ExportError, cli
-from keepdrop_exporter.heads import find_heads
+from keepdrop_exporter.plan.heads import find_heads
 
 
 class Same(layers.Dense):

@@ -22,7 +22,10 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import LoadError, keras_savedmodel, legacy, loading, pipeline
+from keepdrop_exporter import LoadError, pipeline
+from keepdrop_exporter.loading import reading
+from keepdrop_exporter.loading.keras2 import descriptions
+from keepdrop_exporter.loading.keras2 import savedmodel as keras2_savedmodel
 
 ATOL = 1e-5
 """The same float32 operators in nearly the same order: 6e-8 at most was seen. Another hard_sigmoid, or two gates of a
@@ -90,15 +93,15 @@ def test_outputs_are_those_of_keras_2(keras2: Path, case: str, form: str) -> Non
 
 
 def test_what_was_changed_is_said(keras2: Path) -> None:
-    changes = loading.read(keras2 / "slashes.h5").changes
+    changes = reading.read(keras2 / "slashes.h5").changes
     assert changes[0].startswith("written by Keras 2.") and len(changes) == 2
     assert "encoder/lstm -> encoder_lstm, head/out -> head_out" in changes[1]
-    said = "\n".join(loading.read(keras2 / "words.keras").changes)
+    said = "\n".join(reading.read(keras2 / "words.keras").changes)
     assert "hard_sigmoid is Keras 2's, clip(0.2 x + 0.5, 0, 1), and not Keras 3's: lstm, gru, dense" in said
     assert "the input embedding_input [None, 6]" in "\n".join(
-        loading.read(_without_inputs(keras2 / "words.h5")).changes
+        reading.read(_without_inputs(keras2 / "words.h5")).changes
     )
-    assert loading.read(keras2 / "fixed_batch.h5").changes[-1] == (
+    assert reading.read(keras2 / "fixed_batch.h5").changes[-1] == (
         "the batch size, fixed to 5, was lifted: any number of rows"
     )
 
@@ -124,7 +127,7 @@ def test_a_sequential_model_whose_configuration_is_a_list(keras2: Path) -> None:
 def test_a_saved_model_from_before_tensorflow_2_5(keras2: Path, tmp_path: Path) -> None:
     """What Keras noted was in saved_model.pb itself."""
     older = shutil.copytree(keras2 / "words", tmp_path / "older")
-    noted = keras_savedmodel._metadata_message().FromString((older / "keras_metadata.pb").read_bytes()).nodes
+    noted = keras2_savedmodel._metadata_message().FromString((older / "keras_metadata.pb").read_bytes()).nodes
     saved = saved_model_pb2.SavedModel.FromString((older / "saved_model.pb").read_bytes())
     for node in noted:
         saved.meta_graphs[0].object_graph_def.nodes[node.node_id].user_object.metadata = node.metadata
@@ -142,7 +145,7 @@ def test_a_fixed_batch_is_lifted(keras2: Path) -> None:
 def test_a_batch_that_a_layer_needs_stays_fixed(tmp_path: Path) -> None:
     x = keras.Input(batch_shape=(4, 6, 3), name="x")
     keras.Model(x, keras.layers.LSTM(2, stateful=True)(x)).save(tmp_path / "model.keras")
-    loaded = loading.read(tmp_path / "model.keras")
+    loaded = reading.read(tmp_path / "model.keras")
     assert loaded.model.inputs[0].shape[0] == 4 and loaded.changes == ()
 
 
@@ -171,19 +174,19 @@ def test_the_artifact_computes_keras_2s_hard_sigmoid(keras2: Path, tmp_path: Pat
 
 # Each cure taken away: the file does not load any more, or gives other numbers.
 def _keras3s_hard_sigmoid(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(legacy, "keras2_hard_sigmoid", keras.activations.hard_sigmoid)
+    patch.setattr(descriptions, "keras2_hard_sigmoid", keras.activations.hard_sigmoid)
 
 
 def _without_key(key: str) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda patch: patch.delitem(legacy._KEYS, key)
+    return lambda patch: patch.delitem(descriptions._KEYS, key)
 
 
 def _without_node_offsets(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(legacy, "_node_offset", lambda layer: 0)
+    patch.setattr(descriptions, "_node_offset", lambda layer: 0)
 
 
 def _without_moving(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("keepdrop_exporter.archive.lay_out_as_keras3", lambda path: None)
+    patch.setattr("keepdrop_exporter.loading.hdf5.lay_out_as_keras3", lambda path: None)
 
 
 UNCURED: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [
@@ -410,12 +413,12 @@ def test_names_that_lie_in_numbered_parts(tmp_path: Path) -> None:
 
 UNCURED_BY_HAND: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "LSTM of 2.0": _keras3s_hard_sigmoid,
-    "CuDNNLSTM": lambda patch: patch.setattr(legacy, "_CUDNN", {}),
-    "CuDNNGRU": lambda patch: patch.setitem(legacy._CUDNN, "CuDNNGRU", {"recurrent_activation": "sigmoid"}),
+    "CuDNNLSTM": lambda patch: patch.setattr(descriptions, "_CUDNN", {}),
+    "CuDNNGRU": lambda patch: patch.setitem(descriptions._CUDNN, "CuDNNGRU", {"recurrent_activation": "sigmoid"}),
     "Bidirectional CuDNNLSTM": lambda patch: patch.setattr(
-        "keepdrop_exporter.legacy_weights._from_cudnn", lambda layer, variables, arrays: None
+        "keepdrop_exporter.loading.keras2.weights._from_cudnn", lambda layer, variables, arrays: None
     ),
-    "BatchNormalizationV1, axis a list; LeakyReLU": lambda patch: patch.setattr(legacy, "_RENAMED", {}),
+    "BatchNormalizationV1, axis a list; LeakyReLU": lambda patch: patch.setattr(descriptions, "_RENAMED", {}),
 }
 
 
@@ -435,7 +438,7 @@ def test_that_the_default_of_reset_after_would_be_noticed(tmp_path: Path) -> Non
     path, _ = _gru(tmp_path / "model.h5")
     model = keepdrop_exporter.load(path)
     assert model.layers[0].reset_after is False
-    assert "reset_after is False" in "\n".join(loading.read(path).changes)
+    assert "reset_after is False" in "\n".join(reading.read(path).changes)
     assert keras.layers.GRU(H).reset_after is True
 
 
@@ -457,7 +460,7 @@ def test_a_functional_model_of_a_class_of_its_own_is_named(keras2: Path, tmp_pat
 
 def test_one_mask_for_all_gates_is_said(tmp_path: Path) -> None:
     path, _ = _lstm(tmp_path / "model.h5")
-    assert "one input mask for all gates" in "\n".join(loading.read(path).changes)
+    assert "one input mask for all gates" in "\n".join(reading.read(path).changes)
 
 
 def test_masked_steps_of_a_bidirectional_layer_before_keras_2_4(keras2: Path, tmp_path: Path) -> None:
@@ -466,7 +469,7 @@ def test_masked_steps_of_a_bidirectional_layer_before_keras_2_4(keras2: Path, tm
         with h5py.File(path, "r+") as file:
             file.attrs["keras_version"] = version
         line = "masked steps of a sequence are zero, as in tf.keras"
-        assert (line in "\n".join(loading.read(path).changes)) == said
+        assert (line in "\n".join(reading.read(path).changes)) == said
 
 
 def test_a_layer_that_two_nested_models_share_is_refused_where_it_is_stored_once(keras2: Path) -> None:

@@ -17,7 +17,9 @@ import pytest
 from keras import layers
 
 import keepdrop_exporter
-from keepdrop_exporter import ConvertError, LoadError, Report, archive, convert
+from keepdrop_exporter import ConvertError, LoadError, Report
+from keepdrop_exporter.formats import onnx_export
+from keepdrop_exporter.loading import hdf5
 
 
 class Unregistered(keras.layers.Layer):
@@ -253,9 +255,9 @@ def test_a_folder_is_named_by_the_hash_of_its_listing(tmp_path: Path) -> None:
         "find . -type f | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum",
         shell=True, cwd=tmp_path / "model", capture_output=True, check=True,
     ).stdout  # fmt: skip
-    assert archive.sha256(tmp_path / "model") == hashlib.sha256(listing).hexdigest()
+    assert hdf5.sha256(tmp_path / "model") == hashlib.sha256(listing).hexdigest()
     (tmp_path / "model" / "b.pb").write_text("other")
-    assert archive.sha256(tmp_path / "model") != hashlib.sha256(listing).hexdigest()
+    assert hdf5.sha256(tmp_path / "model") != hashlib.sha256(listing).hexdigest()
 
 
 @pytest.mark.parametrize("by_layer", [True, False])
@@ -332,7 +334,7 @@ def test_layers_that_keras_would_leave_random(tmp_path: Path) -> None:
 def test_a_model_in_memory_that_is_too_large(
     target: Path, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "MOST_BYTES", 40)
+    monkeypatch.setattr(onnx_export, "MOST_BYTES", 40)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(3, name="dense"), layers.Dropout(0.5)], name="large")
     with pytest.raises(ConvertError, match="'large': its weights are 12 numbers of 4 bytes"):
         keepdrop_exporter.export(model, target)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keepdrop_exporter.plan import Plan, make_plan
+from keepdrop_exporter.plan.draws import Plan, make_plan
 
 UNITS, FEATURES, STEPS = 5, 3, 9
 

@@ -18,7 +18,8 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import loading, pipeline
+from keepdrop_exporter import pipeline
+from keepdrop_exporter.loading import reading
 
 ATOL = 1e-5
 GRU_MODELS = 13
@@ -89,7 +90,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_published(name: str, by_keras_2: dict[str, np.ndarray], tmp_path: Path) -> None:
     inputs, version = CASES[name]
     path, x = _one(name), inputs()
-    loaded = loading.read(path)
+    loaded = reading.read(path)
     got = np.asarray(loaded.model(x, training=False))
     expected = by_keras_2.get(name)
     if expected is None:
@@ -109,9 +110,9 @@ def test_published(name: str, by_keras_2: dict[str, np.ndarray], tmp_path: Path)
 def test_that_the_other_hard_sigmoid_would_be_noticed(
     by_keras_2: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from keepdrop_exporter import legacy
+    from keepdrop_exporter.loading.keras2 import descriptions
 
-    monkeypatch.setattr(legacy, "keras2_hard_sigmoid", keras.activations.hard_sigmoid)
+    monkeypatch.setattr(descriptions, "keras2_hard_sigmoid", keras.activations.hard_sigmoid)
     got = np.asarray(keepdrop_exporter.load(_one("tox-block"))(_comments(), training=False))
     assert np.abs(got - by_keras_2["tox-block"]).max() > 100 * ATOL
 
@@ -135,7 +136,7 @@ def test_the_recording_is_what_it_should_be(steps: np.ndarray) -> None:
 @pytest.mark.parametrize("number", range(GRU_MODELS))
 def test_gait_model(number: int, steps: np.ndarray, tmp_path: Path) -> None:
     path = _files("ao-compensation-model", ".keras")[number]
-    loaded = loading.read(path)
+    loaded = reading.read(path)
     stock = keras.models.load_model(path, compile=False)
     fixed = stock.inputs[0].shape[0]
     # Keras' own keeps the batch of 128 that some were saved with.

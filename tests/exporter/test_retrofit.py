@@ -18,7 +18,7 @@ import keepdrop
 import keepdrop_exporter
 from keepdrop.cli import main
 from keepdrop_exporter import RetrofitError, VerifyError, cli, with_dropout
-from keepdrop_exporter.activations import keras2_hard_sigmoid
+from keepdrop_exporter.loading.keras2.activations import keras2_hard_sigmoid
 from keepdrop_exporter.retrofit import save_with_dropout
 
 

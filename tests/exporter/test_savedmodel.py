@@ -24,7 +24,7 @@ from keepdrop.cli import main
 from keepdrop_exporter import ConvertError, ExportError, Report, VerifyError, cli, load_savedmodel
 
 stages = importlib.import_module("keepdrop_exporter.pipeline")
-savedmodel = importlib.import_module("keepdrop_exporter.savedmodel")
+savedmodel = importlib.import_module("keepdrop_exporter.formats.savedmodel")
 
 
 @pytest.fixture(scope="module")

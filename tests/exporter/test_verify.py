@@ -14,8 +14,9 @@ from keras import layers
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import Report, VerifyError, verification
-from keepdrop_exporter.plan import make_plan
+from keepdrop_exporter import Report, VerifyError
+from keepdrop_exporter.plan.draws import make_plan
+from keepdrop_exporter.verification import whole
 
 
 def test_report(forecaster: Report, forecaster_file: Path) -> None:
@@ -141,7 +142,7 @@ def test_the_model_is_left_untouched(sentence: Any) -> None:
 
 
 def _lengths(model: keras.Model) -> list[list[int]]:
-    batches = verification.random_batches(make_plan(model), rows=2, seed=0)
+    batches = whole.random_batches(make_plan(model), rows=2, seed=0)
     return [[n for t in model.inputs for n in batch[t.name].shape[1:-1]] for batch in batches]
 
 

@@ -8,7 +8,17 @@ import onnx
 import onnx.parser
 import pytest
 
-from keepdrop.artifact import METADATA_KEY, Draw, Head, Metadata, OutputCheck, State, Stream, Tensor, Verification
+from keepdrop.artifact.metadata import (
+    METADATA_KEY,
+    Draw,
+    Head,
+    Metadata,
+    OutputCheck,
+    State,
+    Stream,
+    Tensor,
+    Verification,
+)
 
 # y[t, b] = x[b] * t + 100 rows[b] + seed, t from first_sample on
 ONE = """

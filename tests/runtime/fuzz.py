@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import keepdrop
-from keepdrop import onnx_file
-from keepdrop.artifact import CHECKSUM_KEY, METADATA_KEY
+from keepdrop.artifact import onnx_file
+from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY
 
 DATA = Path(__file__).parent / "data"
 ARTIFACTS = ("forecaster", "sentence")

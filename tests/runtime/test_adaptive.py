@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import InputError, adaptive, decided, standard_error
-from keepdrop.artifact import Head
+from keepdrop import InputError, decided, standard_error
+from keepdrop.artifact.metadata import Head
+from keepdrop.until import adaptive
 
 
 class Table:

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from keepdrop import ArtifactError
-from keepdrop.artifact import CONTRACT_VERSION, Head, Metadata
+from keepdrop.artifact.metadata import CONTRACT_VERSION, Head, Metadata
 
 
 def test_metadata_survives_its_json(metadata: Metadata) -> None:

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 
 import keepdrop
-from keepdrop import cli, measure
-from keepdrop.artifact import Tensor
-from keepdrop.measure import Timing
+from keepdrop import cli
+from keepdrop.artifact.metadata import Tensor
+from keepdrop.cli import measure
+from keepdrop.cli.measure import Timing
 
 
 def call(*arguments, code: int = 0):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import engine, model
-from keepdrop.artifact import Cost, Draw
-from keepdrop.engine import Chunk, plan_chunks, run_limit, worthwhile_workers
-from keepdrop.request import Request
-from keepdrop.session import Session
+from keepdrop import model
+from keepdrop.artifact.metadata import Cost, Draw
+from keepdrop.run import engine
+from keepdrop.run.engine import Chunk, plan_chunks, run_limit, worthwhile_workers
+from keepdrop.run.request import Request
+from keepdrop.run.session import Session
 
 SIZES = [(1, 1), (1, 7), (100, 1), (3, 50), (101, 13), (4096, 1), (4097, 3), (1, 10_001), (9000, 7), (333, 1000)]
 

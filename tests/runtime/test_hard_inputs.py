@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import engine
-from keepdrop.session import Session
+from keepdrop.run import engine
+from keepdrop.run.session import Session
 
 SENTENCE = Path(__file__).parent / "data" / "sentence.onnx"
 ROW = np.array([[1, 2, 3], [0, -1, 4]], np.float32)

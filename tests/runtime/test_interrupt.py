@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import engine
-from keepdrop.session import Session
+from keepdrop.run import engine
+from keepdrop.run.session import Session
 
 FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"
 # A bound on what would otherwise hang; nothing here takes more than some tenths of a second.
@@ -133,7 +133,7 @@ def test_a_run_is_short_where_a_sample_is_slow(metadata) -> None:
     """An interrupt waits for the run's end."""
     from dataclasses import replace
 
-    from keepdrop.artifact import Cost
+    from keepdrop.artifact.metadata import Cost
 
     slow = replace(metadata, cost=Cost(run=0.0, sample=0.1))
     assert engine.run_limit(slow, 3) * 0.1 <= engine.RUN_SECONDS

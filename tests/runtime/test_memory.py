@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import keepdrop
-from keepdrop import cli, engine, memory
-from keepdrop.memory import parsed, readable
+from keepdrop import cli
+from keepdrop.run import engine, memory
+from keepdrop.run.memory import parsed, readable
 
 ROW = np.zeros((1, 3), np.float32)
 

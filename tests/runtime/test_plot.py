@@ -7,9 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 import keepdrop
-from keepdrop import cli, plot
-from keepdrop.artifact import Head
-from keepdrop.files import work
+from keepdrop import cli
+from keepdrop.artifact.metadata import Head
+from keepdrop.files import plot, work
 from keepdrop.files.fields import ROW, Field
 from keepdrop.files.sources import POSITION
 
@@ -144,7 +144,7 @@ def test_refusals_come_before_the_work(one, x, tmp_path, monkeypatch) -> None:
     arguments = ("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.csv", "--plot")
     assert "its suffix is none of .png" in call(*arguments, tmp_path / "out.gif", code=1).stderr
     assert "make it first" in call(*arguments, tmp_path / "none" / "out.png", code=1).stderr
-    monkeypatch.delitem(sys.modules, "keepdrop.plot")
+    monkeypatch.delitem(sys.modules, "keepdrop.files.plot")
     monkeypatch.delattr(keepdrop, "plot")
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
-from keepdrop.artifact import Tensor
+from keepdrop.artifact.metadata import Tensor
 from keepdrop.files import work
 
 STEPS = 4

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import InputError, model, moments
-from keepdrop.artifact import Head
-from keepdrop.moments import Moments, Tally
-from keepdrop.prediction import Prediction, paired, summarise
+from keepdrop import InputError, model
+from keepdrop.answer import moments
+from keepdrop.answer.moments import Moments, Tally
+from keepdrop.answer.prediction import Prediction, paired, summarise
+from keepdrop.artifact.metadata import Head
 
 
 @pytest.fixture

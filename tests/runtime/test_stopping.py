@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from keepdrop import InputError, decided, standard_error
-from keepdrop.artifact import Head
-from keepdrop.moments import Moments
-from keepdrop.stopping import ABOVE, BELOW, STAKE, UNDECIDED, bet, chosen, scaled, t_decision, watched
+from keepdrop.answer.moments import Moments
+from keepdrop.artifact.metadata import Head
+from keepdrop.until.stopping import ABOVE, BELOW, STAKE, UNDECIDED, bet, chosen, scaled, t_decision, watched
 
 ROWS, SAMPLES = 2000, 1000
 # Where the loop of `predict` looks.

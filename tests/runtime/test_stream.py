@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import ArtifactError, InputError, stream
-from keepdrop.artifact import Draw
+from keepdrop import ArtifactError, InputError
+from keepdrop.artifact.metadata import Draw
+from keepdrop.stream import stream
 
 SEED = 7
 

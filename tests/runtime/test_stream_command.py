@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
-from keepdrop.artifact import Tensor
+from keepdrop.artifact.metadata import Tensor
 
 # The package's attribute of that name is the command.
 command = importlib.import_module("keepdrop.cli.stream")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import keepdrop
-from keepdrop import engine
-from keepdrop.session import Session
+from keepdrop.run import engine
+from keepdrop.run.session import Session
 
 FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"
 
@@ -193,7 +193,7 @@ def test_a_file_in_memory(one, x, closed, monkeypatch) -> None:
 
 def test_a_file_replaced_while_it_is_opened_is_not_run(one, two, monkeypatch) -> None:
     """What was checked is what runs."""
-    from keepdrop import session
+    from keepdrop.run import session
 
     def swapped(data: bytes):
         contents = read(data)

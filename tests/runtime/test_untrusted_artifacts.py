@@ -13,8 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import keepdrop
-from keepdrop import onnx_file, session
-from keepdrop.artifact import CHECKSUM_KEY, METADATA_KEY, UNSEEDED_OPERATORS
+from keepdrop.artifact import onnx_file
+from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY, UNSEEDED_OPERATORS
+from keepdrop.run import session
 
 from . import fuzz
 

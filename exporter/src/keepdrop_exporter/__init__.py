@@ -16,11 +16,12 @@ from keepdrop import __version__
 from .errors import ConvertError, ExportError, LoadError, Refusal, RetrofitError, VerifyError
 
 if TYPE_CHECKING:
-    from .loading import load
+    from keepdrop_exporter.formats.savedmodel import load_savedmodel
+    from keepdrop_exporter.loading.reading import load
+
     from .monte_carlo import MonteCarloDropout, MonteCarloGRU, MonteCarloLSTM, MonteCarloSimpleRNN
     from .pipeline import Report, export, verify
     from .retrofit import with_dropout
-    from .savedmodel import load_savedmodel
 
 __all__ = [
     "ConvertError",
@@ -45,9 +46,9 @@ __all__ = [
 # These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
 _WITH_TENSORFLOW = {
     **dict.fromkeys(("Report", "export", "verify"), ".pipeline"),
-    "load": ".loading",
+    "load": ".loading.reading",
     "with_dropout": ".retrofit",
-    "load_savedmodel": ".savedmodel",
+    "load_savedmodel": ".formats.savedmodel",
     **dict.fromkeys(("MonteCarloDropout", "MonteCarloGRU", "MonteCarloLSTM", "MonteCarloSimpleRNN"), ".monte_carlo"),
 }
 

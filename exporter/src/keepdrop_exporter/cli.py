@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from keepdrop.heads import parsed
+from keepdrop.answer.heads import parsed
 
 if TYPE_CHECKING:
-    from keepdrop.artifact import Verification
+    from keepdrop.artifact.metadata import Verification
 
 _STAGES = {
     "load": "reading the Keras model",
@@ -265,7 +265,7 @@ def _exporter() -> Any:
 def _custom_objects(path: Path | None) -> Any:
     if path is None:
         return None
-    from .custom_code import custom_objects
+    from keepdrop_exporter.loading.custom_code import custom_objects
 
     return custom_objects(path)
 

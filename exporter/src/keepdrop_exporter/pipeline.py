@@ -12,19 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepdrop import __version__
-from keepdrop.artifact import DEFAULT_SAMPLES, FIRST_SAMPLE, METADATA_ASSET, NUM_SAMPLES, Head, Metadata, Verification
-from keepdrop.heads import Heads
+from keepdrop.answer.heads import Heads
+from keepdrop.artifact.metadata import (
+    DEFAULT_SAMPLES,
+    FIRST_SAMPLE,
+    METADATA_ASSET,
+    NUM_SAMPLES,
+    Head,
+    Metadata,
+    Verification,
+)
+from keepdrop_exporter.formats.savedmodel import open_artifact
+from keepdrop_exporter.loading.reading import Loaded, load, read
+from keepdrop_exporter.plan.draws import Plan, make_plan
+from keepdrop_exporter.plan.heads import find_heads
+from keepdrop_exporter.trace.function import Traced, trace, trace_stream
+from keepdrop_exporter.verification.streams import measure_push, verify_stream
+from keepdrop_exporter.verification.whole import ATOL, RTOL, measure_cost, verify_plan
 
-from . import convert, savedmodel, writing
+from . import writing
 from .errors import ExportError
-from .heads import find_heads
-from .loading import Loaded, load, read
-from .plan import Plan, make_plan
+from .formats import onnx_export, savedmodel
 from .retrofit import retrofitted
-from .savedmodel import open_artifact
-from .stream_verification import measure_push, verify_stream
-from .trace import Traced, trace, trace_stream
-from .verification import ATOL, RTOL, measure_cost, verify_plan
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,10 @@ def export(
     progress("load")
     loaded = Loaded(model, (), None)
     if isinstance(model, (str, Path)):
-        most = convert.MOST_BYTES if write is _write_onnx else None
+        most = onnx_export.MOST_BYTES if write is _write_onnx else None
         loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=most)
     if write is _write_onnx:
-        convert.refuse_size(loaded.model)
+        onnx_export.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
     loaded = replace(loaded, model=retrofit_model, changes=(*loaded.changes, *changes))
     progress("plan")
@@ -214,10 +223,10 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
-    proto = convert.to_onnx(traced, metadata.inputs, metadata.outputs, _defaults(metadata))
+    proto = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs, _defaults(metadata))
 
     def update(metadata: Metadata) -> None:
-        path.write_bytes(convert.with_metadata(proto, metadata).SerializeToString())
+        path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
 
     update(metadata)
     return update

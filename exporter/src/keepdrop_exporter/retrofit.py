@@ -24,11 +24,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from . import keras_hooks, writing
+from keepdrop_exporter.loading.reading import Loaded, read
+from keepdrop_exporter.plan.draws import Plan, call_model, tensors
+from keepdrop_exporter.verification.whole import ATOL, RTOL, random_batches
+
+from . import writing
 from .errors import RetrofitError
-from .loading import Loaded, read
-from .plan import Plan, call_model, tensors
-from .verification import ATOL, RTOL, random_batches
+from .plan import keras_hooks
 
 _DROPOUTS = (
     keras.layers.Dropout,

@@ -8,11 +8,12 @@ low, high = model.predict(x).interval(0.9)  # [batch, ...] each
 p = model.predict(x, until=keepdrop.standard_error(0.01))  # as many samples as that needs
 """
 
+from keepdrop.answer.prediction import Prediction
+from keepdrop.stream.stream import Stream
+from keepdrop.until.stopping import decided, standard_error
+
 from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
-from .prediction import Prediction
-from .stopping import decided, standard_error
-from .stream import Stream
 
 __version__ = "0.1.0"
 

@@ -10,18 +10,19 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import adaptive, stopping
-from .artifact import Head, Metadata
-from .engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, available_threads
+from keepdrop.answer.heads import Heads, resolved
+from keepdrop.answer.moments import Tally
+from keepdrop.answer.prediction import Prediction, checked_quantiles, joined, paired, summarise
+from keepdrop.artifact.metadata import Head, Metadata
+from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, available_threads
+from keepdrop.run.memory import Budget, parsed
+from keepdrop.run.request import Request, check, integer
+from keepdrop.run.session import AnySession, Session, Source
+from keepdrop.stream.saved_stream import Saved, from_bytes
+from keepdrop.stream.stream import Stream, carried_by, fresh
+
 from .errors import ArtifactError, InputError
-from .heads import Heads, resolved
-from .memory import Budget, parsed
-from .moments import Tally
-from .prediction import Prediction, checked_quantiles, joined, paired, summarise
-from .request import Request, check, integer
-from .saved_stream import Saved, from_bytes
-from .session import AnySession, Session, Source
-from .stream import Stream, carried_by, fresh
+from .until import adaptive, stopping
 
 # What `until` and `deadline` end with where nothing is said.
 MAX_SAMPLES = 10_000

@@ -9,20 +9,13 @@ from typing import Any, Optional
 
 import click
 
-from keepdrop.artifact import Metadata
-from keepdrop.engine import available_threads
+from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError
 from keepdrop.files.sources import Choice, Rows, grouped, opened
-from keepdrop.measure import (
-    Timing,
-    expected_milliseconds,
-    random_inputs,
-    samples_for,
-    spread,
-    standard_error,
-    timing,
-)
 from keepdrop.model import load
+from keepdrop.run.engine import available_threads
+
+from .measure import Timing, expected_milliseconds, random_inputs, samples_for, spread, standard_error, timing
 
 SAMPLES = (1, 10, 30, 100, 300, 1000)
 # Rows that the spread is taken over.

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
+from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
 from keepdrop.model import load
 
 

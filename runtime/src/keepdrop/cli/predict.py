@@ -15,17 +15,17 @@ from typing import Any, Optional
 import click
 
 from keepdrop import __version__
-from keepdrop.cli.options import interval_option
-from keepdrop.engine import available_threads
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
 from keepdrop.files.job import Averages, Job, Question, Span, identity
 from keepdrop.files.sources import Choice, Source, opened, standard_input
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import MAX_SAMPLES, load
-from keepdrop.session import ONNXRUNTIME_VERSION
+from keepdrop.run.engine import available_threads
+from keepdrop.run.session import ONNXRUNTIME_VERSION
 
 from .interrupts import told
+from .options import interval_option
 from .progress import bar
 
 PIPE = Path("-")
@@ -260,7 +260,7 @@ def _described(artifact: str, data: Path, job: Job, options: dict[str, Any]) -> 
 
 
 def _plots(target: Path) -> Any:
-    from keepdrop import plot  # matplotlib is an extra
+    from keepdrop.files import plot
 
     plot.check_target(target)
     return plot

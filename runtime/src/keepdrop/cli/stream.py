@@ -17,16 +17,16 @@ from typing import IO, Any, NamedTuple, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact import Metadata
-from keepdrop.cli.options import interval_option
+from keepdrop.answer.prediction import Prediction
+from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError, KeepdropError
 from keepdrop.files.fields import SAMPLES, Field, Fields, statistics
 from keepdrop.files.outputs import json_lines, replacing
 from keepdrop.model import Model, load
-from keepdrop.prediction import Prediction
-from keepdrop.stream import Stream
+from keepdrop.stream.stream import Stream
 
 from .interrupts import Terminated, told
+from .options import interval_option
 
 ID, X = "id", "x"
 # The row where readings bear no id.

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.artifact import MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX
-from keepdrop.prediction import Prediction
+from keepdrop.answer.prediction import Prediction
+from keepdrop.artifact.metadata import MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX
 
 ROW = "row"
 SAMPLES = "samples"

@@ -17,14 +17,14 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.artifact import Metadata
-from keepdrop.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
+from keepdrop.answer.heads import parsed, resolved
+from keepdrop.answer.prediction import Prediction, interval_quantiles
+from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError, TooLarge
-from keepdrop.heads import parsed, resolved
 from keepdrop.model import Model
-from keepdrop.prediction import Prediction, interval_quantiles
-from keepdrop.request import INT64, check, elements
-from keepdrop.stopping import Rule, decided, standard_error, watched
+from keepdrop.run.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
+from keepdrop.run.request import INT64, check, elements
+from keepdrop.until.stopping import Rule, decided, standard_error, watched
 
 from .fields import MET, ROW, SAMPLES, Field, Fields, N, statistics
 from .sources import Rows, Source, grouped

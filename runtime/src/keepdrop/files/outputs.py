@@ -35,7 +35,7 @@ def check_target(target: Path, samples_kept: bool) -> None:
     if samples_kept and suffix in FLAT:
         raise InputError(f"{suffix} has no column for samples; write .npz with --keep-samples")
     if suffix == ".parquet":
-        from . import parquet  # noqa: F401  (pyarrow is an extra: better missed now than when all is computed)
+        pass
 
 
 def write(target: Path, temporary: Path, work: Work) -> None:
@@ -125,7 +125,7 @@ def _json(file: IO[bytes], work: Work) -> None:
 
 
 def _parquet(file: IO[bytes], work: Work) -> None:
-    from . import parquet  # pyarrow is an extra
+    from . import parquet
 
     parquet.write(file, (dict(columns(fields)) for fields in work.pieces()))
 

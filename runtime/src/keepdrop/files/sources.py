@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple, Optional, Protocol, TextIO, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.artifact import Metadata, Tensor
+from keepdrop.artifact.metadata import Metadata, Tensor
 from keepdrop.errors import InputError
 
 from .table import CURE, Block, Table, TextTable
@@ -105,7 +105,7 @@ def opened(text_or_path: Union[Path, TextIO], metadata: Metadata, choice: Choice
     if suffix in TEXTS:
         yield _of_table(TextTable(str(path), path), metadata, choice)
     elif suffix == PARQUET:
-        from .parquet import ParquetTable  # pyarrow is an extra
+        from .parquet import ParquetTable
 
         yield _of_table(ParquetTable(path), metadata, choice)
     elif suffix in ARRAYS:

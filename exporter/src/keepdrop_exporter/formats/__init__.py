@@ -1,0 +1,1 @@
+"""Formats: the traced function as an ONNX file or a SavedModel."""

@@ -1,0 +1,367 @@
+"""Stage 1, load: what people have becomes a stock Keras 3 model, or one sentence says why not."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+
+from keepdrop_exporter.errors import LoadError
+from keepdrop_exporter.monte_carlo import buildable
+
+from . import hdf5
+from .keras2 import activations, descriptions
+from .keras2 import savedmodel as keras2_savedmodel
+from .keras2 import weights as keras2_weights
+
+_HDF5 = (".h5", ".hdf5")
+_ACCEPTED = ".keras, .h5, .hdf5, .json with --weights, or the folder of a SavedModel"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, a line for each change that was made to its description, and the SHA-256 of the file it came from."""
+
+    model: keras.Model
+    changes: tuple[str, ...]
+    sha256: str | None
+
+
+def load(
+    path: str | Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    *,
+    trust_code: bool = False,
+) -> keras.Model:
+    """Load a model of Keras 3 or 2 as a stock, uncompiled ``keras.Model`` that computes what it did where it was saved.
+
+    Parameters
+    ----------
+    path
+        A ``.keras``, ``.h5`` or ``.hdf5`` file, a ``.json`` of the architecture, or the folder of a Keras SavedModel.
+    custom_objects
+        The classes and functions of the model that are not Keras', by name.
+    weights
+        The weights, where ``path`` is a ``.json``.
+    trust_code
+        Run the Python code that Lambda layers have left in the file.
+
+    Raises
+    ------
+    LoadError
+        What is given is missing, damaged, or cannot be loaded without changing its numbers.
+    """
+    return read(path, custom_objects, weights, trust_code=trust_code).model
+
+
+def read(
+    path: str | Path,
+    custom_objects: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    *,
+    trust_code: bool = False,
+    most_bytes: int | None = None,
+) -> Loaded:
+    """``load``, with what it changed; weights that take more than ``most_bytes`` as float32 are refused unread."""
+    path, weights = Path(path), None if weights is None else Path(weights)
+    for given in (path, weights):
+        if given is not None and not given.exists():
+            raise LoadError(f"{given}: there is no such file")
+    if weights is not None and path.suffix != ".json":
+        raise LoadError(f"{path}: it has weights of its own; --weights goes with the .json file of an architecture")
+    reading = _Reading(path, dict(custom_objects or {}), trust_code, most_bytes)
+    if path.is_dir():
+        model, changes = reading.folder()
+    elif path.suffix == ".keras":
+        model, changes = reading.keras_archive()
+    elif path.suffix in _HDF5:
+        model, changes = reading.hdf5()
+    elif path.suffix == ".json":
+        model, changes = reading.architecture(weights)
+    else:
+        raise LoadError(f"{path}: a Keras model is {_ACCEPTED}; save it with model.save('name.keras')")
+    model, lifted = reading.lifted(model)
+    return Loaded(model, (*changes, *lifted), hdf5.sha256(path, *([weights] if weights else [])))
+
+
+_Found = tuple[keras.Model, list[str]]
+
+
+class _Reading:
+    """One call of ``read``: what every form of file needs to know."""
+
+    def __init__(self, path: Path, custom_objects: dict[str, Any], trust_code: bool, most_bytes: int | None) -> None:
+        self._path = path
+        self._custom = {name: buildable(thing) for name, thing in custom_objects.items()}
+        self._trust_code, self._most_bytes = trust_code, most_bytes
+
+    def keras_archive(self) -> _Found:
+        with hdf5.zip_archive(self._path) as opened:
+            text = opened.read(hdf5.CONFIG)
+            config = hdf5.parse(self._path, text)
+            metadata = hdf5.parse(self._path, opened.read(hdf5.METADATA))
+            version = self._version(metadata.get("keras_version"))
+            in_file = self._judge(opened.open(hdf5.WEIGHTS)) if hdf5.WEIGHTS in opened.namelist() else None
+            if version.startswith("3"):
+                return self._by_keras(text.decode(), in_file), []
+            if in_file is None:
+                raise LoadError(f"{self._path}: the archive has no {hdf5.WEIGHTS}; fetch or save it again")
+            if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
+                raise LoadError(
+                    f"{self._path}: a layer of it keeps a vocabulary, which Keras 3 does not read from a file of Keras "
+                    f"{version}; look the words up before the model"
+                )
+            with tempfile.TemporaryDirectory() as folder:
+                opened.extract(hdf5.WEIGHTS, folder)
+                model, changes = self._rewritten(config, version)
+                self._put_variables(model, Path(folder) / hdf5.WEIGHTS, self._path, generators=False)
+        return model, changes
+
+    def hdf5(self) -> _Found:
+        with hdf5.hdf5(self._path) as file:
+            if "model_config" not in file.attrs:
+                if _weights_group(file) is not None:
+                    raise LoadError(
+                        f"{self._path}: it holds weights alone; give the architecture (model.to_json()) as the model "
+                        f"and these as its weights: keepdrop export model.json --weights {self._path.name}"
+                    )
+                raise LoadError(
+                    f"{self._path}: it is an HDF5 file without a Keras model; save one with model.save('name.keras')"
+                )
+            text = hdf5.text(file.attrs["model_config"])
+            config = hdf5.parse(self._path, text)
+            if "model_weights" not in file:
+                raise LoadError(
+                    f"{self._path}: it holds a model without weights; save it with model.save('name.keras')"
+                )
+            group = file["model_weights"]
+            attributes = {**group.attrs, **file.attrs}
+            version = self._version(attributes.get("keras_version"))
+            backend = attributes.get("backend")
+            hdf5.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
+            hdf5.judge(self._path, group)
+            saved = hdf5.layer_weights(group) if version.startswith("2") else []
+        if version.startswith("3"):
+            return self._by_keras(text), []
+        model, changes = self._rewritten(config, version, backend and hdf5.text(backend))
+        return model, changes + keras2_weights.put(self._path, model, saved)
+
+    def architecture(self, weights: Path | None) -> _Found:
+        text = self._path.read_text(encoding="utf8", errors="replace")
+        config = hdf5.parse(self._path, text)
+        if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
+            raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
+        if weights is None:
+            raise LoadError(f"{self._path}: it describes layers without their weights; add --weights FILE (.h5)")
+        version = self._version(config.get("keras_version", "3" if "module" in config else "2"))
+        with hdf5.hdf5(weights) as file:
+            group = _weights_group(file)
+            if group is None:
+                raise LoadError(f"{weights}: it holds no weights of a Keras model; write them with model.save_weights")
+            hdf5.refuse_size(weights, hdf5.declared(group), self._most_bytes)
+            hdf5.judge(weights, group)
+            by_layer = "layer_names" in group.attrs or "layer_names0" in group.attrs
+            saved = hdf5.layer_weights(group) if by_layer else []
+        if version.startswith("2"):
+            model, changes = self._rewritten(config, version, config.get("backend"))
+        else:
+            model, changes = self._deserialized(config, text), []
+        if by_layer:
+            return model, changes + keras2_weights.put(weights, model, saved)
+        self._put_variables(model, weights, weights, generators=version.startswith("3"))
+        return model, changes
+
+    def folder(self) -> _Found:
+        config, version, saved = keras2_savedmodel.read(
+            self._path, lambda shapes: hdf5.refuse_size(self._path, shapes, self._most_bytes)
+        )
+        if not version.startswith("2"):
+            raise LoadError(f"{self._path}: a SavedModel of Keras {version} cannot be loaded; give its .keras file")
+        model, changes = self._rewritten(config, version)
+        return model, changes + keras2_weights.put(self._path, model, saved)
+
+    def lifted(self, model: keras.Model) -> _Found:
+        """The same layers and weights for any number of rows, where a number was fixed and no layer needs it."""
+        sizes = {x.shape[0] for x in getattr(model, "inputs", None) or [] if x.shape[0] is not None}
+        if len(sizes) != 1 or any(getattr(layer, "stateful", False) for layer in model._flatten_layers()):
+            return model, []
+        (size,) = sizes
+        with self._custom_scope(""):
+            try:
+                config = _without_batch(keras.saving.serialize_keras_object(model), size)
+                free = keras.saving.deserialize_keras_object(config, safe_mode=not self._trust_code)
+                free.set_weights(model.get_weights())
+            except Exception:  # whatever a layer raises that needs the size: plan refuses it by name
+                return model, []
+        if any(y.shape[0] is not None for y in free.outputs):
+            return model, []
+        return free, [f"the batch size, fixed to {size}, was lifted: any number of rows"]
+
+    def _version(self, given: Any) -> str:
+        version = "1" if given is None else hdf5.text(given)
+        if version[:1] not in ("2", "3"):
+            raise LoadError(
+                f"{self._path}: it was written by Keras {version}; files of Keras 2 and 3 can be loaded: open it in "
+                "Keras 2 and save it again"
+            )
+        return version
+
+    def _rewritten(self, config: Any, version: str, backend: str | None = None) -> _Found:
+        given = {**_registered(), **self._custom}
+        try:
+            rewritten, changes = descriptions.to_keras3(
+                self._path, config, version, given, backend=backend, trust_code=self._trust_code
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
+            raise LoadError(
+                f"{self._path}: it is damaged: the description of its layers is not what Keras writes ({error!r})"
+            ) from error
+        return self._deserialized(rewritten, json.dumps(config, default=str)), changes
+
+    def _deserialized(self, config: Any, text: str) -> keras.Model:
+        def deserialize() -> Any:
+            return keras.saving.deserialize_keras_object(config, safe_mode=not self._trust_code)
+
+        return self._model(deserialize, text)
+
+    def _by_keras(self, text: str, in_file: int | None = None) -> keras.Model:
+        """A file of Keras 3, by Keras itself; ``in_file`` is how many numbers its weights are, where that is known."""
+        model = self._model(
+            lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), text
+        )
+        in_model = sum(math.prod(weight.shape) for weight in model.weights)
+        if in_file is not None and in_file < in_model:
+            raise LoadError(
+                f"{self._path}: its weights are {in_file:,} numbers and the model's {in_model:,}, the rest of which "
+                "Keras would leave random; make each layer that holds weights an attribute of the layer that uses it, "
+                "not part of a list of lists, and save the model again"
+            )
+        return model
+
+    def _model(self, make: Callable[[], Any], text: str) -> keras.Model:
+        with self._custom_scope(text), warnings.catch_warnings():
+            # Layers that Keras would leave with their first, random weights, with no more than a warning.
+            warnings.filterwarnings("error", message="Skipping nested container")
+            try:
+                model = make()
+            except Exception as error:  # Keras raises a dozen types here, from h5py's to zipfile's
+                raise self._reason(error) from error
+        if not isinstance(model, keras.Model):
+            raise LoadError(f"{self._path}: it describes a {type(model).__name__}, not a model")
+        return model
+
+    def _custom_scope(self, text: str) -> Any:
+        """What was given, also under the names ``package>Class`` that the file has for it."""
+        full = {name: self._custom[name.rpartition(">")[2]] for name in set(re.findall(r"[\w.]+>\w+", text))
+                if name.rpartition(">")[2] in self._custom}  # fmt: skip
+        own = {"keepdrop>keras2_hard_sigmoid": activations.keras2_hard_sigmoid}
+        return keras.saving.custom_object_scope({**own, **full, **self._custom})
+
+    def _put_variables(self, model: keras.Model, weights: Path, given: Path, generators: bool) -> None:
+        """Weights in the form of ``model.save_weights('x.weights.h5')``, called ``given`` in messages.
+
+        ``generators``: the states of Keras 3's seed generators are among them. Keras would not mind weights left over.
+        """
+        with hdf5.hdf5(weights) as file:
+            older = hdf5.is_of_keras_2_13(file)
+            in_file = sum(math.prod(shape) for shape in hdf5.variables(file))
+        in_model = sum(math.prod(v.shape) for v in (model.variables if generators else model.weights))
+        if in_file > in_model or (in_file < in_model and not generators):
+            raise LoadError(
+                f"{given}: its weights do not fit: they are {in_file:,} numbers, and the model's {in_model:,}"
+            )
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Skipping nested container")
+            if older or not weights.name.endswith(".weights.h5"):
+                weights = Path(shutil.copy(weights, Path(folder) / hdf5.WEIGHTS))
+            try:
+                if older:
+                    hdf5.lay_out_as_keras3(weights)
+                model.load_weights(weights)
+            except Exception as error:
+                raise LoadError(f"{given}: its weights do not fit: {_plain(error)}") from error
+
+    def _judge(self, weights: Any) -> int:
+        """Judge the weights in an archive, an open file, before Keras reads them; how many numbers they are."""
+        try:
+            with h5py.File(weights, "r") as file:
+                shapes = hdf5.variables(file)
+                hdf5.refuse_size(self._path, shapes, self._most_bytes)
+                hdf5.judge(self._path, file)
+                return sum(math.prod(shape) for shape in shapes)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise LoadError(
+                f"{self._path}: its weights are damaged ({_plain(error)}); fetch or save it again"
+            ) from error
+
+    def _reason(self, error: Exception) -> LoadError:
+        # Keras puts what went wrong behind the configuration of everything around it.
+        text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        if "safe_mode" in text or "deserialization of a `lambda`" in text.lower():
+            return descriptions.lambda_refused(self._path)
+        if unknown := re.search(r"(?:ould not locate (class|function)|Unknown layer:) '?([\w>]+)", text):
+            return descriptions.unknown_class(self._path, unknown[2].rpartition(">")[2], kind=unknown[1] or "class")
+        if "marshal" in text:
+            return LoadError(
+                f"{self._path}: the code of its Lambda layers was written by another version of Python, which alone "
+                "can run it; replace them by layers of a class of their own"
+            )
+        return LoadError(
+            f"{self._path}: Keras cannot load it ({type(error).__name__}: {text[:300]}); save it again with "
+            "model.save('name.keras')"
+        )
+
+
+def _registered() -> dict[str, Any]:
+    """What ``keras.saving.register_keras_serializable`` and custom object scopes have made known."""
+    return dict(keras.saving.get_custom_objects())
+
+
+def _weights_group(file: h5py.File) -> Any:
+    """Where the weights are: those of a whole model, by layer, or by variable; None where there are none."""
+    if "model_weights" in file:
+        return file["model_weights"]
+    known = {"layer_names", "layer_names0"} & set(file.attrs) or {"layers", "_layer_checkpoint_dependencies"} & set(
+        file
+    )
+    return file if known else None
+
+
+def _without_batch(config: Any, size: int) -> Any:
+    """A serialized model whose input layers and builds have any number of rows in place of ``size``."""
+    if isinstance(config, list):
+        return [_without_batch(item, size) for item in config]
+    if not isinstance(config, dict):
+        return config
+    free = {
+        key: _freed(value, size)
+        if key in ("batch_shape", "build_config", "build_input_shape")
+        else _without_batch(value, size)
+        for key, value in config.items()
+    }
+    return {key: value for key, value in free.items() if key != "compile_config"}
+
+
+def _freed(value: Any, size: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _freed(inner, size) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        if value and all(n is None or isinstance(n, int) for n in value):
+            return [None if value[0] == size else value[0], *value[1:]]
+        return [_freed(inner, size) for inner in value]
+    return value
+
+
+def _plain(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,1 @@
+"""Planning: what a model draws, in which order, what its outputs are, and what it is tried on."""

@@ -1,0 +1,1 @@
+"""Answering: what samples say of a row."""

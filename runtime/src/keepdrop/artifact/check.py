@@ -1,0 +1,180 @@
+"""Whether an artifact is consistent: its metadata in themselves, and with the graph it comes with.
+
+Both are untrusted. Everything here is decided before onnxruntime opens the file, from what `onnx_file` read of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Optional
+
+from keepdrop.errors import ArtifactError
+
+from .metadata import (
+    FIRST_SAMPLE,
+    MADE_SUFFIX,
+    METADATA_KEY,
+    NEXT_SUFFIX,
+    NUM_SAMPLES,
+    RESERVED_NAMES,
+    ROWS,
+    SEED,
+    STEPS_SEEN,
+    Draw,
+    Metadata,
+    State,
+    Stream,
+    Tensor,
+)
+from .onnx_file import NUMBERS, Contents, Declared
+
+# The most numbers that one example, one sample or one draw of it can have: 16 GiB of float32.
+MOST_ELEMENTS = 2**32
+Axes = tuple[Optional[int], ...]
+
+
+def checked(contents: Contents) -> Metadata:
+    """The metadata of a file, found consistent and in agreement with its graph.
+
+    Raises
+    ------
+    ArtifactError
+        There are none, or they are not; the text names the field or the tensor.
+    """
+    if contents.metadata is None:
+        raise ArtifactError(
+            f"it is an ONNX file without {METADATA_KEY!r} metadata; "
+            "export the Keras model with `keepdrop export`: other converters drop the randomness"
+        )
+    metadata = Metadata.from_json(contents.metadata)
+    check_metadata(metadata)
+    _check_graph(metadata, contents)
+    return metadata
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Raise ArtifactError where metadata say what no export does."""
+    _check_tensors(metadata)
+    _check_draws(metadata.draws, metadata.draws_per_row)
+    _demand(metadata.default_samples >= 1, "default_samples", metadata.default_samples, "1 or more")
+    if metadata.stream:
+        _check_stream(metadata, metadata.stream)
+    sha256 = metadata.source_sha256
+    is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
+    _demand(is_digest, "source_sha256", sha256, "64 hexadecimal digits")
+    if cost := metadata.cost:
+        _demand(min(cost.run, cost.sample) >= 0, "cost", cost, "seconds, 0 or more")
+    if verified := metadata.verified:
+        _demand(min(verified.rows, verified.samples) >= 1, "verified", verified, "1 row and sample or more")
+        _demand(min(verified.atol, verified.rtol) >= 0, "verified", verified, "tolerances of 0 or more")
+        names = [output.name for output in verified.outputs]
+        unknown = set(names) - {output.name for output in metadata.outputs}
+        _demand(not unknown and len(set(names)) == len(names), "verified.outputs", names, "the outputs' names")
+
+
+def _check_tensors(metadata: Metadata) -> None:
+    _demand(bool(metadata.inputs and metadata.outputs), "inputs and outputs", [], "one of each or more")
+    tensors = [*metadata.inputs, *metadata.outputs]
+    names = [tensor.name for tensor in tensors]
+    for name in names:
+        _demand(names.count(name) == 1, "inputs and outputs", name, "names that differ")
+        _demand(bool(name) and name not in RESERVED_NAMES, "inputs and outputs", name, "names of the model's own")
+    for kind, leading, group in (("input", 1, metadata.inputs), ("output", 2, metadata.outputs)):
+        for tensor in group:
+            where = f"{kind} {tensor.name!r}"
+            _demand(tensor.dtype in NUMBERS, f"the dtype of {where}", tensor.dtype, "a number's")
+            first = tensor.shape[:leading]
+            _demand(first == (None,) * leading, f"the shape of {where}", tensor.shape, f"null for {leading} axes")
+            _check_sizes(f"the shape of {where}", tensor.shape)
+
+
+def _check_stream(metadata: Metadata, stream: Stream) -> None:
+    _demand(stream.block >= 1, "the stream's block", stream.block, "1 step or more")
+    inputs, outputs = _carried(stream)
+    names = [tensor.name for tensor in (*metadata.inputs, *metadata.outputs, *inputs, *outputs)]
+    for tensor in (*inputs, *outputs):
+        distinct = names.count(tensor.name) == 1 and tensor.name not in RESERVED_NAMES
+        _demand(distinct, "the stream's states and masks", tensor.name, "names of their own")
+        _demand(tensor.dtype in NUMBERS, f"the dtype of {tensor.name!r}", tensor.dtype, "a number's")
+        _check_sizes(f"the shape of {tensor.name!r}", tensor.shape)
+    for tensor in metadata.inputs:
+        timed = tensor.shape[:2] == (None, None)
+        _demand(timed, f"the shape of input {tensor.name!r} of a stream", tensor.shape, "null for batch and steps")
+
+
+def _carried(stream: Stream) -> tuple[list[Tensor], list[Tensor]]:
+    """What a streaming graph takes and gives beside what every graph does."""
+
+    def tensor(state: State, suffix: str = "") -> Tensor:
+        leading = (None, None) if state.per_sample else (None,)
+        return Tensor(state.name + suffix, state.dtype, (*leading, *state.shape))
+
+    inputs = [Tensor(STEPS_SEEN, "int64", (None,)), *(tensor(state) for state in (*stream.states, *stream.masks))]
+    outputs = [tensor(state, NEXT_SUFFIX) for state in stream.states]
+    return inputs, [*outputs, *(tensor(mask, MADE_SUFFIX) for mask in stream.masks)]
+
+
+def _check_sizes(where: str, shape: Axes) -> None:
+    sizes = [size for size in shape if size is not None]
+    fits = all(size >= 1 for size in sizes) and math.prod(sizes) <= MOST_ELEMENTS
+    _demand(fits, where, shape, f"sizes of 1 or more, together at most {MOST_ELEMENTS}")
+
+
+def _check_draws(draws: Sequence[Draw], per_row: int) -> None:
+    """Draws are numbered through, those of a generator in a row and generators in the order of their first draw."""
+    _demand(per_row == len(draws), "draws_per_row", per_row, f"{len(draws)}, the number of draws")
+    generator = -1
+    for number, draw in enumerate(draws):
+        where = f"draw {number}"
+        _demand(draw.offset == number, f"the offset of {where}", draw.offset, str(number))
+        follows = draw.generator in (generator, generator + 1) and draw.generator >= 0
+        _demand(follows, f"the generator of {where}", draw.generator, f"{max(0, generator)} or {generator + 1}")
+        generator = draw.generator
+        _check_sizes(f"the shape of {where}", draw.shape)
+        has_rate = draw.rate is not None or draw.kind != "dropout"
+        in_range = draw.rate is None or 0 < draw.rate < 1
+        _demand(has_rate and in_range, f"the rate of {where}", draw.rate, "between 0 and 1")
+
+
+def _check_graph(metadata: Metadata, contents: Contents) -> None:
+    controls = [Tensor(SEED, "int64", ()), Tensor(ROWS, "int64", (None,))]
+    controls += [Tensor(name, "int64", ()) for name in (NUM_SAMPLES, FIRST_SAMPLE)]
+    inputs, outputs = _carried(metadata.stream) if metadata.stream else ([], [])
+    _check_declared("input", [*metadata.inputs, *controls, *inputs], contents.inputs)
+    _check_declared("output", [*metadata.outputs, *outputs], contents.outputs)
+    fixed = sorted({NUM_SAMPLES, FIRST_SAMPLE} ^ ({tensor.name for tensor in contents.inputs} & contents.initializers))
+    if fixed:
+        raise ArtifactError(
+            f"the graph has a default for inputs {fixed} or lacks it, unlike an export; export the model again"
+        )
+
+
+def _check_declared(kind: str, expected: Iterable[Tensor], found: Sequence[Declared]) -> None:
+    """Names, dtypes and axes, in any order; nothing more and nothing less."""
+    given = {declared.name: declared for declared in found}
+    wanted = {tensor.name: tensor for tensor in expected}
+    if missing := [name for name in wanted if name not in given]:
+        raise ArtifactError(f"the graph lacks {missing} that its metadata tells of; export the model again")
+    if len(given) != len(found) or (set(given) - set(wanted)):
+        more = sorted(set(given) - set(wanted)) or "the same twice"
+        raise ArtifactError(f"the graph has {kind}s its metadata does not tell of ({more}); export the model again")
+    for name, tensor in wanted.items():
+        if (given[name].dtype, given[name].shape) != (tensor.dtype, tensor.shape):
+            raise ArtifactError(
+                f"the graph's {kind} {name!r} is {_form(given[name].dtype, given[name].shape)} and its metadata says "
+                f"{_form(tensor.dtype, tensor.shape)}; export the model again"
+            )
+
+
+def _form(dtype: str, shape: Optional[Axes]) -> str:
+    return dtype if shape is None else f"{dtype} [{', '.join('any' if n is None else str(n) for n in shape)}]"
+
+
+def _demand(holds: bool, what: str, found: object, expected: str) -> None:
+    if not holds:
+        text = str(found)
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ArtifactError(
+            f"its {METADATA_KEY!r} metadata gives {what} as {shown}; expected {expected}: export the model again"
+        )

@@ -1,0 +1,329 @@
+"""The artifact: names, axes, version and metadata of a file that samples.
+
+This module is their one owner; the exporter writes with it what the runtime reads with it.
+
+The graph takes every Keras input under its own name, one example a row, and beside them
+
+    seed          int64 []        the seed s
+    rows          int64 [batch]   the row ids
+    num_samples   int64 []        T; optional, its default is stored in the graph
+    first_sample  int64 []        the samples are first_sample ... first_sample + T - 1; optional, default 0
+
+and gives every Keras output under its own name, ``[num_samples, batch, ...]``.
+
+A streaming artifact (``Metadata.stream``) takes a chunk of steps instead of the whole input, ``[batch, steps, ...]``,
+and beside the above
+
+    steps_seen    int64 [batch]   how many steps each row has seen before this chunk
+    each state    zero at a row's start, and given back as its name + ``NEXT_SUFFIX``
+    each mask     with batch 0 the graph makes it; given back as its name + ``MADE_SUFFIX``
+
+An output without a time axis is the answer after the chunk's last step.
+
+An artifact is an ONNX file, or a TensorFlow SavedModel with the same signature, whose metadata is an asset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
+
+from keepdrop.errors import ArtifactError
+
+CONTRACT_VERSION = 1
+METADATA_KEY = "keepdrop"
+CHECKSUM_KEY = "keepdrop.crc32"
+OPSET = 18
+# What draws numbers that no seed of ours reaches: Dropout too, since it can be told to train.
+UNSEEDED_OPERATORS = (
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+# The same JSON object in a SavedModel, where TensorFlow puts assets.
+METADATA_ASSET = os.path.join("assets", "keepdrop.json")
+
+SEED = "seed"
+ROWS = "rows"
+NUM_SAMPLES = "num_samples"
+FIRST_SAMPLE = "first_sample"
+RESERVED_NAMES = (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)
+
+STEPS_SEEN = "steps_seen"
+NEXT_SUFFIX = "_next"
+MADE_SUFFIX = "_made"
+
+SAMPLE_AXIS = 0
+BATCH_AXIS = 1
+
+DEFAULT_SAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of the graph; ``None`` in ``shape`` is a dynamic axis.
+
+    The shape of an input starts with the batch, that of an output with samples and batch.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Optional[int], ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One call for random numbers in a forward pass.
+
+    ``shape`` is what one sample takes of it, without the sample axis; ``None`` is an axis that
+    follows the input's length. ``offset`` is the draw's number within a row, 0 ... D - 1, and
+    ``generator`` that of the seed generator it belongs to. ``rate`` is None where the kind has none.
+    """
+
+    layer: str
+    argument: str
+    kind: str
+    rate: Optional[float]
+    shape: tuple[Optional[int], ...]
+    generator: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """How far one output is from Keras': the largest absolute and relative difference."""
+
+    name: str
+    max_abs: float
+    max_rel: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` compared, at which tolerance, and what it measured."""
+
+    rows: int
+    samples: int
+    seed: int
+    atol: float
+    rtol: float
+    data: str
+    outputs: tuple[OutputCheck, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on one thread of the machine that verified: for a run, and for each sample of a row in it."""
+
+    run: float
+    sample: float
+
+
+VALUE = "value"
+SOFTMAX = "softmax"
+SIGMOID = "sigmoid"
+MEAN_LOGVAR = "mean,logvar"
+MEAN = "mean"
+LOGVAR = "logvar"
+HEAD_KINDS = (VALUE, SOFTMAX, SIGMOID, MEAN_LOGVAR, MEAN, LOGVAR)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the numbers of one output are.
+
+    ``kind`` is "value" (anything), "softmax" (probabilities of classes along the last axis), "sigmoid" (each
+    element the probability of an event of its own), or "mean,logvar" (of 2K along the last axis the first K are means,
+    the others the natural logarithms of variances). Where two outputs share that work their kinds are "mean" and
+    "logvar", and ``partner`` is the other's name.
+    """
+
+    output: str
+    kind: str = VALUE
+    partner: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that a stream carries along.
+
+    ``shape`` is without its leading axes: the tensor is ``[batch, num_samples, *shape]`` if ``per_sample``, else
+    ``[batch, *shape]`` (what precedes the first draw is the same for all samples).
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    per_sample: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a streaming artifact carries from push to push.
+
+    ``states`` are zero at a row's start. ``masks`` are made once for a row, a pure function of the seed, the row and
+    the sample numbers: given with batch 0, ``[0, num_samples, ...]``, they are made by the graph; from then on the
+    runtime feeds them. ``block`` is the number of steps after which the draws on a sequence start anew: the model's
+    own input length, 1 where that is dynamic.
+    """
+
+    states: tuple[State, ...]
+    masks: tuple[State, ...]
+    block: int
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``.
+
+    ``changes`` has a line for each change that was made to the model's description before it was exported.
+    """
+
+    keepdrop_version: str
+    keras_version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    draws: tuple[Draw, ...]
+    draws_per_row: int
+    default_samples: int
+    source_sha256: Optional[str]
+    verified: Optional[Verification]
+    cost: Optional[Cost] = None
+    heads: tuple[Head, ...] = ()
+    stream: Optional[Stream] = None
+    contract: int = CONTRACT_VERSION
+    changes: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """This metadata as one line of JSON."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Metadata:
+        """Read the JSON object of an artifact.
+
+        Raises
+        ------
+        ArtifactError
+            The text is not such an object, or its contract version is not ``CONTRACT_VERSION``.
+        """
+        try:
+            fields = json.loads(text, object_pairs_hook=_distinct)
+            contract = fields["contract"]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ArtifactError(
+                f"its {METADATA_KEY!r} metadata is not the JSON object an export writes ({error!r}); "
+                "export the model again"
+            ) from error
+        if contract != CONTRACT_VERSION or type(contract) is not int:
+            raise ArtifactError(
+                f"it bears contract version {contract!r} and this keepdrop knows version {CONTRACT_VERSION}; "
+                "install the keepdrop it was exported with, or export the model again"
+            )
+        metadata: Metadata = _decoded(cls, fields, "")
+        metadata._check_heads()
+        return metadata
+
+    def _check_heads(self) -> None:
+        names = sorted(tensor.name for tensor in self.outputs)
+        if self.heads and sorted(head.output for head in self.heads) != names or not all(map(self._fits, self.heads)):
+            raise ArtifactError(
+                f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}, or "
+                f"are none of {list(HEAD_KINDS)}; export the model again, or install the keepdrop it was exported with"
+            )
+
+    def _fits(self, head: Head) -> bool:
+        """Whether a head can be that of its output, by its shape and its partner."""
+        shapes = {tensor.name: tensor.shape[2:] for tensor in self.outputs}
+        shape = shapes[head.output]
+        if head.kind in (MEAN, LOGVAR):
+            other = Head(head.partner or "", LOGVAR if head.kind == MEAN else MEAN, head.output)
+            return other in self.heads and shapes[other.output] == shape
+        if head.kind == MEAN_LOGVAR:
+            return bool(shape) and shape[-1] is not None and shape[-1] % 2 == 0
+        return head.kind in (VALUE, SIGMOID) or head.kind == SOFTMAX and bool(shape)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a field is there twice")
+    return fields
+
+
+def is_savedmodel(path: Union[str, os.PathLike[str]]) -> bool:
+    """Whether the path is a directory that TensorFlow would load."""
+    return os.path.isfile(os.path.join(path, "saved_model.pb"))
+
+
+def savedmodel_metadata(directory: Union[str, os.PathLike[str]]) -> Metadata:
+    """The metadata of a SavedModel that `keepdrop export` wrote, read without TensorFlow.
+
+    Raises
+    ------
+    ArtifactError
+        The directory is no such SavedModel, or bears an unknown contract version.
+    """
+    path = os.fsdecode(directory)
+    if not is_savedmodel(path):
+        found = "is a directory that holds no saved_model.pb" if os.path.isdir(path) else "is no directory"
+        raise ArtifactError(f"{path} {found}; give the .onnx file or the SavedModel that `keepdrop export` wrote")
+    try:
+        with open(os.path.join(path, METADATA_ASSET), encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"{path} is a SavedModel without a readable {METADATA_ASSET} ({error}); export the Keras model with "
+            "`keepdrop export --format savedmodel`: SavedModels of Keras' own draw no samples"
+        ) from error
+    try:
+        return Metadata.from_json(text)
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _decoded(kind: Any, value: Any, where: str) -> Any:
+    """JSON as what a field's annotation says; `where` is its place, for the error."""
+    if get_origin(kind) is Union:  # Optional
+        return None if value is None else _decoded(get_args(kind)[0], value, where)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_decoded(get_args(kind)[0], part, f"{where}[{i}]") for i, part in enumerate(value))
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _decoded_object(kind, value, where)
+    if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    if kind is int and type(value) is int and abs(value) < 2**63 or kind in (str, bool) and type(value) is kind:
+        return value
+    expected = (
+        "an object" if dataclasses.is_dataclass(kind) else "a list" if get_origin(kind) is tuple else kind.__name__
+    )
+    raise ArtifactError(
+        f"its {METADATA_KEY!r} metadata has {_short(value)} as {where or 'a whole'}, where {expected} belongs; "
+        "export the model again"
+    )
+
+
+def _decoded_object(kind: Any, value: dict[str, Any], where: str) -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    if not needed <= set(value) <= known:
+        odd = sorted((needed - set(value)) | (set(value) - known))
+        raise ArtifactError(
+            f"its {METADATA_KEY!r} metadata lacks or adds fields ({where or 'at its root'}: {_short(odd)}); "
+            "export the model again"
+        )
+    kinds = get_type_hints(kind)
+    return kind(**{name: _decoded(kinds[name], part, f"{where}.{name}".lstrip(".")) for name, part in value.items()})
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

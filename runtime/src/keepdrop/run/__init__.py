@@ -1,0 +1,1 @@
+"""Running: one call, checked, cut into chunks and given to workers."""

@@ -1,0 +1,1 @@
+"""Streams: samples that go on from reading to reading."""

@@ -1,0 +1,1 @@
+"""As many samples as the question needs."""
