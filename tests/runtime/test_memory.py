@@ -1,5 +1,6 @@
 """What a call takes is counted before it starts, and is about what it then takes."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
+from keepdrop.artifact.metadata import Cost, Tensor
 from keepdrop.run import engine, memory
 from keepdrop.run.memory import parsed, readable
 
@@ -127,6 +129,33 @@ def test_a_budget_changes_the_cut_and_not_the_numbers(one, closed, x, monkeypatc
     np.testing.assert_array_equal(draws, closed(x, 100, seed=7))
     ((_, _, workers, limit),) = cuts
     assert workers * limit * 840 < 20_000 - draws.nbytes  # 840 bytes are this model's for a sample of a row
+
+
+def test_measured_activations_count(write, one_text, metadata, closed, x, monkeypatch) -> None:
+    measured = dataclasses.replace(metadata, cost=Cost(run=1e-4, sample=1e-6, bytes=4_000))
+    path = write(one_text, measured.to_json())
+    cuts = []
+    plan_chunks = engine.plan_chunks
+    monkeypatch.setattr(engine, "plan_chunks", lambda *args: cuts.append(args) or plan_chunks(*args))
+    draws = keepdrop.load(path, memory="50kB", threads=1).sample(x, samples=100, seed=7)
+    np.testing.assert_array_equal(draws, closed(x, 100, seed=7))
+    ((_, _, _, limit),) = cuts
+    assert limit == (50_000 - draws.nbytes) // 4_000
+    with pytest.raises(keepdrop.TooLarge, match=r"while it runs = 4\.0 kB"):
+        keepdrop.load(path, memory="3kB").sample(x[:1], samples=1)
+
+
+def test_measured_activations_grow_with_a_dynamic_axis_or_its_square(metadata) -> None:
+    dynamic = dataclasses.replace(
+        metadata,
+        inputs=(Tensor("x", "float32", (None, None)),),
+        cost=Cost(run=1e-4, sample=1e-6, bytes=10**6, length=100),
+    )
+    assert [engine.sample_bytes(dynamic, n) for n in (50, 100, 300)] == [500_000, 10**6, 9 * 10**6]
+    fixed = dataclasses.replace(metadata, cost=dynamic.cost)
+    assert engine.sample_bytes(fixed, 300) == 10**6
+    unknown = dataclasses.replace(metadata, cost=Cost(run=1e-4, sample=1e-6))
+    assert engine.sample_bytes(unknown, 3) == engine.sample_bytes(metadata, 3) == 840
 
 
 def test_a_call_without_a_budget_is_always_cut_alike(one, x, monkeypatch) -> None:

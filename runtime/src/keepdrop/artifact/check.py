@@ -31,6 +31,8 @@ from .onnx_file import NUMBERS, Contents, Declared
 
 # The most numbers that one example, one sample or one draw of it can have: 16 GiB of float32.
 MOST_ELEMENTS = 2**32
+# The most bytes that one sample of one row can take while it runs.
+MOST_BYTES = 2**50
 Axes = tuple[Optional[int], ...]
 
 
@@ -65,6 +67,8 @@ def check_metadata(metadata: Metadata) -> None:
     _demand(is_digest, "source_sha256", sha256, "64 hexadecimal digits")
     if cost := metadata.cost:
         _demand(min(cost.run, cost.sample) >= 0, "cost", cost, "seconds, 0 or more")
+        sized = 0 <= cost.bytes <= MOST_BYTES and 0 <= cost.length <= MOST_ELEMENTS
+        _demand(sized, "cost", cost, "bytes and a length, 0 or more")
     if verified := metadata.verified:
         _demand(min(verified.rows, verified.samples) >= 1, "verified", verified, "1 row and sample or more")
         _demand(min(verified.atol, verified.rtol) >= 0, "verified", verified, "tolerances of 0 or more")

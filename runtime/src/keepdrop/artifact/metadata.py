@@ -121,10 +121,16 @@ class Verification:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one thread of the machine that verified: for a run, and for each sample of a row in it."""
+    """Processor seconds on one thread of the machine that verified: for a run, and for each sample of a row in it.
+
+    ``bytes`` is what each sample of a row adds to the peak memory of a run, activations included, measured where every
+    dynamic axis was ``length`` long. 0 is unknown, in each field.
+    """
 
     run: float
     sample: float
+    bytes: int = 0
+    length: int = 0
 
 
 VALUE = "value"

@@ -7,6 +7,7 @@ which chunk changes nothing but the time it takes.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections import deque
@@ -326,12 +327,22 @@ def run_limit(metadata: Metadata, longest: int) -> int:
 def sample_bytes(metadata: Metadata, longest: int) -> int:
     """About what one sample of one row takes while it runs, where dynamic axes are `longest`.
 
-    Activations inside the model are not in it: an artifact does not tell how large they are.
+    The larger of what its random numbers, inputs and outputs take and of what the export measured, activations
+    included. Activations grow with a dynamic axis, or with its square (attention): the larger of both is taken.
     """
     numbers = sum(elements(draw.shape, longest) for draw in metadata.draws)
     arrays = [t.shape[1:] for t in metadata.inputs] + [t.shape[2:] for t in metadata.outputs]
     of_arrays = sum(elements(shape, longest) for shape in arrays)
-    return max(1, BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * of_arrays)
+    return max(1, BYTES_A_NUMBER * numbers + BYTES_AN_ELEMENT * of_arrays, _measured_bytes(metadata, longest))
+
+
+def _measured_bytes(metadata: Metadata, longest: int) -> int:
+    cost = metadata.cost
+    if cost is None or not cost.bytes:
+        return 0
+    dynamic = any(size is None for tensor in metadata.inputs for size in tensor.shape[1:])
+    growth = longest / cost.length if dynamic and cost.length else 1.0
+    return math.ceil(cost.bytes * max(growth, growth**2))
 
 
 def result_bytes(metadata: Metadata, longest: int) -> int:
