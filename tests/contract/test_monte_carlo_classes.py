@@ -13,7 +13,7 @@ from keras import layers as L
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter.monte_carlo import buildable
+from keepdrop_exporter.loading.buildable import buildable
 
 from . import models, reference
 

@@ -186,7 +186,7 @@ def _without_node_offsets(patch: pytest.MonkeyPatch) -> None:
 
 
 def _without_moving(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("keepdrop_exporter.loading.hdf5.lay_out_as_keras3", lambda path: None)
+    patch.setattr("keepdrop_exporter.loading.keras2.layout_2_13.lay_out_as_keras3", lambda path: None)
 
 
 UNCURED: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [

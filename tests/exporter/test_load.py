@@ -19,7 +19,7 @@ from keras import layers
 import keepdrop_exporter
 from keepdrop_exporter import ConvertError, LoadError, Report
 from keepdrop_exporter.formats import onnx_export
-from keepdrop_exporter.loading import hdf5
+from keepdrop_exporter.loading import archive
 
 
 class Unregistered(keras.layers.Layer):
@@ -255,9 +255,9 @@ def test_a_folder_is_named_by_the_hash_of_its_listing(tmp_path: Path) -> None:
         "find . -type f | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum",
         shell=True, cwd=tmp_path / "model", capture_output=True, check=True,
     ).stdout  # fmt: skip
-    assert hdf5.sha256(tmp_path / "model") == hashlib.sha256(listing).hexdigest()
+    assert archive.sha256(tmp_path / "model") == hashlib.sha256(listing).hexdigest()
     (tmp_path / "model" / "b.pb").write_text("other")
-    assert hdf5.sha256(tmp_path / "model") != hashlib.sha256(listing).hexdigest()
+    assert archive.sha256(tmp_path / "model") != hashlib.sha256(listing).hexdigest()
 
 
 @pytest.mark.parametrize("by_layer", [True, False])

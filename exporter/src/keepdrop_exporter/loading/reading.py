@@ -17,10 +17,10 @@ import h5py
 import keras
 
 from keepdrop_exporter.errors import LoadError
-from keepdrop_exporter.monte_carlo import buildable
 
-from . import hdf5
-from .keras2 import activations, descriptions
+from . import archive, hdf5
+from .buildable import buildable
+from .keras2 import activations, descriptions, layout_2_13
 from .keras2 import savedmodel as keras2_savedmodel
 from .keras2 import weights as keras2_weights
 
@@ -92,7 +92,7 @@ def read(
     else:
         raise LoadError(f"{path}: a Keras model is {_ACCEPTED}; save it with model.save('name.keras')")
     model, lifted = reading.lifted(model)
-    return Loaded(model, (*changes, *lifted), hdf5.sha256(path, *([weights] if weights else [])))
+    return Loaded(model, (*changes, *lifted), archive.sha256(path, *([weights] if weights else [])))
 
 
 _Found = tuple[keras.Model, list[str]]
@@ -107,25 +107,25 @@ class _Reading:
         self._trust_code, self._most_bytes = trust_code, most_bytes
 
     def keras_archive(self) -> _Found:
-        with hdf5.zip_archive(self._path) as opened:
-            text = opened.read(hdf5.CONFIG)
-            config = hdf5.parse(self._path, text)
-            metadata = hdf5.parse(self._path, opened.read(hdf5.METADATA))
+        with archive.zip_archive(self._path) as opened:
+            text = opened.read(archive.CONFIG)
+            config = archive.parse(self._path, text)
+            metadata = archive.parse(self._path, opened.read(archive.METADATA))
             version = self._version(metadata.get("keras_version"))
-            in_file = self._judge(opened.open(hdf5.WEIGHTS)) if hdf5.WEIGHTS in opened.namelist() else None
+            in_file = self._judge(opened.open(archive.WEIGHTS)) if archive.WEIGHTS in opened.namelist() else None
             if version.startswith("3"):
                 return self._by_keras(text.decode(), in_file), []
             if in_file is None:
-                raise LoadError(f"{self._path}: the archive has no {hdf5.WEIGHTS}; fetch or save it again")
+                raise LoadError(f"{self._path}: the archive has no {archive.WEIGHTS}; fetch or save it again")
             if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
                 raise LoadError(
                     f"{self._path}: a layer of it keeps a vocabulary, which Keras 3 does not read from a file of Keras "
                     f"{version}; look the words up before the model"
                 )
             with tempfile.TemporaryDirectory() as folder:
-                opened.extract(hdf5.WEIGHTS, folder)
+                opened.extract(archive.WEIGHTS, folder)
                 model, changes = self._rewritten(config, version)
-                self._put_variables(model, Path(folder) / hdf5.WEIGHTS, self._path, generators=False)
+                self._put_variables(model, Path(folder) / archive.WEIGHTS, self._path, generators=False)
         return model, changes
 
     def hdf5(self) -> _Found:
@@ -140,7 +140,7 @@ class _Reading:
                     f"{self._path}: it is an HDF5 file without a Keras model; save one with model.save('name.keras')"
                 )
             text = hdf5.text(file.attrs["model_config"])
-            config = hdf5.parse(self._path, text)
+            config = archive.parse(self._path, text)
             if "model_weights" not in file:
                 raise LoadError(
                     f"{self._path}: it holds a model without weights; save it with model.save('name.keras')"
@@ -149,7 +149,7 @@ class _Reading:
             attributes = {**group.attrs, **file.attrs}
             version = self._version(attributes.get("keras_version"))
             backend = attributes.get("backend")
-            hdf5.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
+            archive.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
             hdf5.judge(self._path, group)
             saved = hdf5.layer_weights(group) if version.startswith("2") else []
         if version.startswith("3"):
@@ -159,7 +159,7 @@ class _Reading:
 
     def architecture(self, weights: Path | None) -> _Found:
         text = self._path.read_text(encoding="utf8", errors="replace")
-        config = hdf5.parse(self._path, text)
+        config = archive.parse(self._path, text)
         if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
             raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
         if weights is None:
@@ -169,7 +169,7 @@ class _Reading:
             group = _weights_group(file)
             if group is None:
                 raise LoadError(f"{weights}: it holds no weights of a Keras model; write them with model.save_weights")
-            hdf5.refuse_size(weights, hdf5.declared(group), self._most_bytes)
+            archive.refuse_size(weights, hdf5.declared(group), self._most_bytes)
             hdf5.judge(weights, group)
             by_layer = "layer_names" in group.attrs or "layer_names0" in group.attrs
             saved = hdf5.layer_weights(group) if by_layer else []
@@ -184,7 +184,7 @@ class _Reading:
 
     def folder(self) -> _Found:
         config, version, saved = keras2_savedmodel.read(
-            self._path, lambda shapes: hdf5.refuse_size(self._path, shapes, self._most_bytes)
+            self._path, lambda shapes: archive.refuse_size(self._path, shapes, self._most_bytes)
         )
         if not version.startswith("2"):
             raise LoadError(f"{self._path}: a SavedModel of Keras {version} cannot be loaded; give its .keras file")
@@ -274,7 +274,7 @@ class _Reading:
         ``generators``: the states of Keras 3's seed generators are among them. Keras would not mind weights left over.
         """
         with hdf5.hdf5(weights) as file:
-            older = hdf5.is_of_keras_2_13(file)
+            older = layout_2_13.is_of_keras_2_13(file)
             in_file = sum(math.prod(shape) for shape in hdf5.variables(file))
         in_model = sum(math.prod(v.shape) for v in (model.variables if generators else model.weights))
         if in_file > in_model or (in_file < in_model and not generators):
@@ -284,10 +284,10 @@ class _Reading:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.filterwarnings("error", message="Skipping nested container")
             if older or not weights.name.endswith(".weights.h5"):
-                weights = Path(shutil.copy(weights, Path(folder) / hdf5.WEIGHTS))
+                weights = Path(shutil.copy(weights, Path(folder) / archive.WEIGHTS))
             try:
                 if older:
-                    hdf5.lay_out_as_keras3(weights)
+                    layout_2_13.lay_out_as_keras3(weights)
                 model.load_weights(weights)
             except Exception as error:
                 raise LoadError(f"{given}: its weights do not fit: {_plain(error)}") from error
@@ -297,7 +297,7 @@ class _Reading:
         try:
             with h5py.File(weights, "r") as file:
                 shapes = hdf5.variables(file)
-                hdf5.refuse_size(self._path, shapes, self._most_bytes)
+                archive.refuse_size(self._path, shapes, self._most_bytes)
                 hdf5.judge(self._path, file)
                 return sum(math.prod(shape) for shape in shapes)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
