@@ -15,7 +15,7 @@ from keepdrop.artifact.metadata import (
     Metadata,
     OutputCheck,
     State,
-    Stream,
+    Streaming,
     Tensor,
     Verification,
 )
@@ -244,7 +244,7 @@ def streaming_metadata(metadata) -> Metadata:
             Tensor("z", "float32", (None, None, None, 2)),
             Tensor("w", "float32", (None, None, 2)),
         ),
-        stream=Stream(
+        stream=Streaming(
             states=(
                 State("total", "float32", (2,), per_sample=True),
                 State("plain", "float32", (2,), per_sample=False),

@@ -19,7 +19,7 @@ from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.stream.saved_stream import Saved, from_bytes
-from keepdrop.stream.stream import Stream, carried_by, fresh
+from keepdrop.stream.stream import Stream, fresh, streaming_of
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -214,7 +214,7 @@ class Model:
         ArtifactError
             The file is no longer the one that was loaded.
         """
-        carried_by(self.metadata)
+        streaming_of(self.metadata)
         start = fresh(
             self.metadata,
             self._session.sha256(),
@@ -241,7 +241,7 @@ class Model:
         ArtifactError
             The artifact's file is no longer the one that was loaded.
         """
-        saved = from_bytes(data, carried_by(self.metadata), self._session.sha256())
+        saved = from_bytes(data, streaming_of(self.metadata), self._session.sha256())
         return Stream(self._session, self._engine, self._budget, saved)
 
     def _checked(self, x: Any, **arguments: Any) -> Request:

@@ -33,7 +33,7 @@ from keepdrop.artifact.metadata import (
     UNSEEDED_OPERATORS,
     Metadata,
     State,
-    Stream,
+    Streaming,
     Tensor,
 )
 from keepdrop_exporter.errors import ConvertError
@@ -293,7 +293,7 @@ def _declare(
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
     defaults: Mapping[str, int],
-    stream: Stream | None,
+    stream: Streaming | None,
 ) -> None:
     """Give the graph's tensors the contract's order, axes and defaults."""
     graph = model.graph

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keepdrop.artifact.metadata import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, STEPS_SEEN, Draw, Stream
+from keepdrop.artifact.metadata import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, STEPS_SEEN, Draw, Streaming
 from keepdrop_exporter.errors import ConvertError, Refusal
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
@@ -36,7 +36,7 @@ class Traced(NamedTuple):
 
     function: Any
     recurrences: tuple[Recurrence, ...]
-    stream: Stream | None = None
+    stream: Streaming | None = None
 
 
 def trace(plan: Plan, *, lower: bool = True) -> Traced:
@@ -96,7 +96,7 @@ def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
     specs[STEPS_SEEN] = tf.TensorSpec([None], tf.int64, name=STEPS_SEEN)
     lowered: list[Recurrence] = []
 
-    def traced(draws: tuple[Draw, ...], known: Stream | None) -> tuple[Any, _Chunk]:
+    def traced(draws: tuple[Draw, ...], known: Streaming | None) -> tuple[Any, _Chunk]:
         found: list[_Chunk] = []
 
         def push(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

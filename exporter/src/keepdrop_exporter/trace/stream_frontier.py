@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keepdrop.artifact.metadata import MADE_SUFFIX, NEXT_SUFFIX, STEPS_SEEN, Draw, State, Stream
+from keepdrop.artifact.metadata import MADE_SUFFIX, NEXT_SUFFIX, STEPS_SEEN, Draw, State, Streaming
 from keepdrop_exporter.errors import Refusal
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
@@ -175,9 +175,9 @@ def notes(draws: Sequence[Draw], block: int) -> list[str]:
     ]
 
 
-def stream_of(carried: Carried, block: int) -> Stream:
+def stream_of(carried: Carried, block: int) -> Streaming:
     """What the metadata say of a trace's states and masks."""
-    return Stream(states=tuple(carried.states), masks=tuple(carried.masks), block=block)
+    return Streaming(states=tuple(carried.states), masks=tuple(carried.masks), block=block)
 
 
 class StreamFrontier(Frontier):

@@ -14,8 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import keepdrop
-from keepdrop.artifact.metadata import Cost, Draw, Metadata, OutputCheck, Verification
-from keepdrop.artifact.metadata import Stream as Carried
+from keepdrop.artifact.metadata import Cost, Draw, Metadata, OutputCheck, Streaming, Verification
 from keepdrop.stream.stream import Stream
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.plan import keras_hooks
@@ -213,7 +212,7 @@ class _BlockDraws:
         return tf.concat(parts, 1)
 
 
-def _reach(stream: Carried) -> int:
+def _reach(stream: Streaming) -> int:
     """How many steps the convolutions of a stream look back at most, one after another."""
     return sum(state.shape[0] for state in stream.states if len(state.shape) > 1)
 

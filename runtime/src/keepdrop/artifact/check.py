@@ -24,7 +24,7 @@ from .metadata import (
     Draw,
     Metadata,
     State,
-    Stream,
+    Streaming,
     Tensor,
 )
 from .onnx_file import NUMBERS, Contents, Declared
@@ -93,7 +93,7 @@ def _check_tensors(metadata: Metadata) -> None:
             _check_sizes(f"the shape of {where}", tensor.shape)
 
 
-def _check_stream(metadata: Metadata, stream: Stream) -> None:
+def _check_stream(metadata: Metadata, stream: Streaming) -> None:
     _demand(stream.block >= 1, "the stream's block", stream.block, "1 step or more")
     inputs, outputs = _carried(stream)
     names = [tensor.name for tensor in (*metadata.inputs, *metadata.outputs, *inputs, *outputs)]
@@ -107,7 +107,7 @@ def _check_stream(metadata: Metadata, stream: Stream) -> None:
         _demand(timed, f"the shape of input {tensor.name!r} of a stream", tensor.shape, "null for batch and steps")
 
 
-def _carried(stream: Stream) -> tuple[list[Tensor], list[Tensor]]:
+def _carried(stream: Streaming) -> tuple[list[Tensor], list[Tensor]]:
     """What a streaming graph takes and gives beside what every graph does."""
 
     def tensor(state: State, suffix: str = "") -> Tensor:

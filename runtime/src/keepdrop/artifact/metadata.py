@@ -172,7 +172,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Stream:
+class Streaming:
     """What a streaming artifact carries from push to push.
 
     ``states`` are zero at a row's start. ``masks`` are made once for a row, a pure function of the seed, the row and
@@ -204,7 +204,7 @@ class Metadata:
     verified: Optional[Verification]
     cost: Optional[Cost] = None
     heads: tuple[Head, ...] = ()
-    stream: Optional[Stream] = None
+    stream: Optional[Streaming] = None
     contract: int = CONTRACT_VERSION
     changes: tuple[str, ...] = ()
 

@@ -25,8 +25,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State
-from keepdrop.artifact.metadata import Stream as Carried
+from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State, Streaming
 from keepdrop.errors import InputError
 
 FORMAT = 1
@@ -82,7 +81,7 @@ def to_bytes(saved: SavedStream) -> bytes:
     return file.getvalue()
 
 
-def from_bytes(source: Saved, carried: Carried, artifact_sha256: str) -> SavedStream:
+def from_bytes(source: Saved, carried: Streaming, artifact_sha256: str) -> SavedStream:
     """What was saved, for the artifact of this digest.
 
     Raises

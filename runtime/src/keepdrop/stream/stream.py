@@ -26,8 +26,8 @@ from keepdrop.artifact.metadata import (
     SEED,
     STEPS_SEEN,
     Metadata,
+    Streaming,
 )
-from keepdrop.artifact.metadata import Stream as Carried
 from keepdrop.errors import ArtifactError, InputError
 from keepdrop.run.engine import Chunk, Engine, plan_chunks, run_limit
 from keepdrop.run.memory import Budget
@@ -63,7 +63,7 @@ class Stream:
 
     def __init__(self, session: AnySession, engine: Engine, budget: Budget, saved: SavedStream) -> None:
         metadata = session.metadata
-        carried = carried_by(metadata)
+        carried = streaming_of(metadata)
         demand(budget, carried, len(saved.rows), saved.samples)
         check_far(metadata, saved.first_sample, saved.samples, carried.block)
         self.seed, self.samples, self.first_sample = saved.seed, saved.samples, saved.first_sample
@@ -266,7 +266,7 @@ class Stream:
 class _Rows:
     """What each row carries: arrays by name with one entry a row, in the rows' order, and with room to spare."""
 
-    def __init__(self, carried: Carried, saved: SavedStream) -> None:
+    def __init__(self, carried: Streaming, saved: SavedStream) -> None:
         self.ids: list[int] = saved.rows.tolist()
         self._masks = [mask.name for mask in carried.masks]
         self.unmasked = set(self.ids) if self._masks else set()
@@ -357,7 +357,7 @@ class _Rows:
         return self._places[row]
 
 
-def carried_by(metadata: Metadata) -> Carried:
+def streaming_of(metadata: Metadata) -> Streaming:
     """What a stream of this artifact carries; InputError where it does not stream."""
     if metadata.stream is None:
         raise InputError(
@@ -367,7 +367,7 @@ def carried_by(metadata: Metadata) -> Carried:
     return metadata.stream
 
 
-def demand(budget: Budget, carried: Carried, rows: int, samples: int) -> None:
+def demand(budget: Budget, carried: Streaming, rows: int, samples: int) -> None:
     """Raise TooLarge where what so many rows carry does not fit in the budget."""
     a_row = sum(
         math.prod(state_shape(state, 1, samples)) * np.dtype(state.dtype).itemsize
@@ -392,7 +392,7 @@ def fresh(
     first_sample: int,
 ) -> SavedStream:
     """A stream before its first step; InputError where an argument does not fit the artifact."""
-    carried = carried_by(metadata)
+    carried = streaming_of(metadata)
     count = integer("samples", metadata.default_samples if samples is None else samples, least=1)
     ids = row_ids(rows)
     if len(np.unique(ids)) < len(ids):
@@ -409,7 +409,7 @@ def fresh(
     )
 
 
-def _leading_axes(metadata: Metadata, carried: Carried) -> dict[str, str]:
+def _leading_axes(metadata: Metadata, carried: Streaming) -> dict[str, str]:
     """Which of samples (T) and batch (B) each of the graph's tensors begins with."""
     axes = {ROWS: "B", STEPS_SEEN: "B"}
     axes.update({tensor.name: "B" for tensor in metadata.inputs})
