@@ -289,7 +289,10 @@ def test_integers_get_room_for_nan(drawn, monkeypatch) -> None:
     """Samples of rows that stopped are NaN, whatever the output's dtype."""
     whole = np.random.default_rng(24).integers(0, 9, (64, 2, 1))
     whole[:, 0] = 3
-    block = adaptive.Block(0, np.array([0, 1]), [whole[:16]]), adaptive.Block(16, np.array([1]), [whole[16:32, 1:]])
+    block = (
+        adaptive.DrawnBlock(0, np.array([0, 1]), [whole[:16]]),
+        adaptive.DrawnBlock(16, np.array([1]), [whole[16:32, 1:]]),
+    )
 
     class Request:
         batch = 2

@@ -109,8 +109,8 @@ def test_workers_stop_where_the_caller_is_interrupted(one, x, closed, monkeypatc
         wake = engine.Engine._wake
         monkeypatch.setattr(engine.Engine, "_wake", lambda *arguments: (wake(*arguments), interrupted()))
     if where == "wait":
-        monkeypatch.setattr(engine._Work, "drain", _leaving_to_workers(engine._Work.drain, caller))
-        monkeypatch.setattr(engine._Work, "wait", interrupted)
+        monkeypatch.setattr(engine._ChunkQueue, "drain", _leaving_to_workers(engine._ChunkQueue.drain, caller))
+        monkeypatch.setattr(engine._ChunkQueue, "wait", interrupted)
     with pytest.raises(_Interrupt):
         model.sample(x, samples=500)
     time.sleep(0.1)
@@ -156,9 +156,11 @@ def test_workers_that_would_not_stop_would_be_seen(one, x, monkeypatch) -> None:
         raise _Interrupt
 
     monkeypatch.setattr(Session, "run", slow)
-    monkeypatch.setattr(engine._Work, "stop", lambda work: None)
-    monkeypatch.setattr(engine._Work, "drain", _leaving_to_workers(engine._Work.drain, threading.get_ident()))
-    monkeypatch.setattr(engine._Work, "wait", interrupted)
+    monkeypatch.setattr(engine._ChunkQueue, "stop", lambda work: None)
+    monkeypatch.setattr(
+        engine._ChunkQueue, "drain", _leaving_to_workers(engine._ChunkQueue.drain, threading.get_ident())
+    )
+    monkeypatch.setattr(engine._ChunkQueue, "wait", interrupted)
     with pytest.raises(_Interrupt):
         model.sample(x[:1], samples=200)
     wait_until = time.monotonic() + PATIENCE

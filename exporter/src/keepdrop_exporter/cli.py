@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from keepdrop.answer.heads import parsed
+from keepdrop.artifact.metadata import DEFAULT_SAMPLES
+from keepdrop.cli.options import declared_heads, head_option, json_option
+
+from .verification import ATOL, RTOL
 
 if TYPE_CHECKING:
     from keepdrop.artifact.metadata import Verification
@@ -38,9 +41,9 @@ _verification = [
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Real inputs to compare on (.npy, or .npz by input name); random ones by default.",
     ),
-    click.option("--atol", default=1e-5, show_default=True, help="Absolute tolerance."),
-    click.option("--rtol", default=1e-4, show_default=True, help="Relative tolerance."),
-    click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object."),
+    click.option("--atol", default=ATOL, show_default=True, help="Absolute tolerance."),
+    click.option("--rtol", default=RTOL, show_default=True, help="Relative tolerance."),
+    json_option,
 ]
 
 
@@ -109,16 +112,12 @@ def _dropout(help: str, required: bool = False) -> Callable[[Any], Any]:
 )
 @_dropout("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
 @click.option(
-    "--default-samples", default=100, show_default=True, help="Samples the file draws where none are asked for."
+    "--default-samples",
+    default=DEFAULT_SAMPLES,
+    show_default=True,
+    help="Samples the file draws where none are asked for.",
 )
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    metavar="[OUTPUT=]KIND",
-    help="What an output is: value, softmax, sigmoid or mean,logvar (both halves of one, or MEAN,LOGVAR=mean,logvar of "
-    "two); can be repeated. [default: what the model ends in]",
-)
+@head_option("what the model ends in")
 @_with([*_loading, *_verification])
 def export(
     model: Path,
@@ -155,7 +154,7 @@ def export(
         output or model.with_suffix("" if format == "savedmodel" else ".onnx"),
         streaming=streaming,
         format=format,
-        heads=parsed(heads),
+        heads=declared_heads(heads),
         data=_read(data),
         custom_objects=_custom_objects(custom),
         progress=progress,
@@ -215,7 +214,7 @@ def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom
     required=True,
 )
 @_with(_loading)
-@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+@json_option
 def retrofit(
     model: Path, output: Path, dropout: dict[str, float], as_json: bool, custom: Path | None, **options: Any
 ) -> None:

@@ -27,8 +27,9 @@ from keepdrop_exporter.loading.reading import Loaded, load, read
 from keepdrop_exporter.plan.draws import Plan, make_plan
 from keepdrop_exporter.plan.heads import find_heads
 from keepdrop_exporter.trace.function import Traced, trace, trace_stream
+from keepdrop_exporter.verification import ATOL, RTOL
 from keepdrop_exporter.verification.streams import measure_push, verify_stream
-from keepdrop_exporter.verification.whole import ATOL, RTOL, measure_cost, verify_plan
+from keepdrop_exporter.verification.whole import measure_cost, verify_plan
 
 from . import writing
 from .errors import ExportError

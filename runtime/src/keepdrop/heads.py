@@ -1,5 +1,5 @@
 """`keepdrop.heads`: the public place of `keepdrop.answer.heads`."""
 
-from .answer.heads import DECLARABLE, Heads, parsed, resolved
+from .answer.heads import DECLARABLE, Heads, resolved
 
-__all__ = ["DECLARABLE", "Heads", "parsed", "resolved"]
+__all__ = ["DECLARABLE", "Heads", "resolved"]

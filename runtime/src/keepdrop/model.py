@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
-from keepdrop.answer.prediction import Prediction, checked_quantiles, joined, paired, summarise
+from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.artifact.metadata import Head, Metadata
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, available_threads
 from keepdrop.run.memory import Budget, parsed
@@ -190,7 +190,7 @@ class Model:
             summary = self._quantiles if numbers.size else self._moments
             size = self._engine.block(request, MAX_BLOCK)
             blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(size)]
-            found = [joined(parts) for parts in zip(*blocks)]
+            found = [concatenated(parts) for parts in zip(*blocks)]
         return self._by_output(paired(found))
 
     def stream(

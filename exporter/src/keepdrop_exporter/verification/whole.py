@@ -18,14 +18,11 @@ from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import LENGTHS, Plan, call_model
 
+from . import ATOL, RTOL
+
 Arrays = dict[str, NDArray[np.generic]]
 Samples = dict[str, NDArray[np.float32]]
 Data = NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None
-
-ATOL = 1e-5
-"""Absolute tolerance: some tens of float32 roundings of numbers near 1, in another order of summation."""
-RTOL = 1e-4
-"""Relative tolerance: the same for outputs of any scale, after a recurrence of some hundred steps."""
 
 _TIMED_RUNS = 7
 _TIMED_SAMPLES = 101

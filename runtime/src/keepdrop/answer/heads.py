@@ -37,27 +37,6 @@ def resolved(outputs: Sequence[Tensor], known: Sequence[Head], declared: Optiona
     return tuple(heads[tensor.name] for tensor in outputs)
 
 
-def parsed(texts: Sequence[str]) -> Optional[Heads]:
-    """The declaration that ``[OUTPUT=]KIND`` texts make, as a command line has them; None of none.
-
-    Raises
-    ------
-    InputError
-        Several texts, one of which does not name its output.
-    """
-    if len(texts) == 1 and "=" not in texts[0]:
-        return texts[0]
-    unnamed = [text for text in texts if "=" not in text]
-    if unnamed:
-        raise InputError(f"head {unnamed[0]!r} does not say of which output; give OUTPUT={unnamed[0]}")
-    declared = [text.split("=", 1) for text in texts]
-    names = [name for name, _ in declared]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"output {twice!r} has two heads declared; give it one")
-    return dict(declared) or None
-
-
 def _by_output(outputs: Sequence[Tensor], declared: Optional[Heads]) -> dict[tuple[str, ...], str]:
     """Kinds by the names they are of: one name, or mean and log-variance."""
     if declared is None:

@@ -32,7 +32,7 @@ NOISE = "noise"
 class Moments:
     """Count, mean and sum of squared deviations of samples, float64 [batch, ...], which add up over chunks of them.
 
-    ``count`` is one number, or int64 [batch] where rows were joined that have different numbers of samples.
+    ``count`` is one number, or int64 [batch] where rows were put together that have different numbers of samples.
 
     Chan, Golub, LeVeque: Updating Formulae and a Pairwise Algorithm for Computing Sample Variances (1979).
     """
@@ -103,7 +103,7 @@ class Tally:
         return Tally(self.moments.rows(index), {name: array[index] for name, array in self.sums.items()})
 
 
-def joined(parts: Sequence[Tally], each: bool = False) -> Tally:
+def concatenated_tally(parts: Sequence[Tally], each: bool = False) -> Tally:
     """The tally of all rows from those of some; its count is [batch] where theirs are, or differ, or if `each`."""
     counts = [part.moments.count for part in parts]
     count: Union[int, NDArray[np.int64]] = counts[0]

@@ -224,14 +224,14 @@ class Prediction:
 
     @cached_property
     def _moments(self) -> Moments:
-        return Moments.of(self._held) if self.tally is None else self.tally.moments
+        return Moments.of(self._kept_samples) if self.tally is None else self.tally.moments
 
     @cached_property
     def _sums(self) -> Mapping[str, NDArray[Any]]:
-        return moments.sums(self._held, self.head.kind) if self.tally is None else self.tally.sums
+        return moments.sums(self._kept_samples, self.head.kind) if self.tally is None else self.tally.sums
 
     @property
-    def _held(self) -> NDArray[Any]:
+    def _kept_samples(self) -> NDArray[Any]:
         assert self.samples is not None  # they are where there is no tally
         return self.samples
 
@@ -337,11 +337,11 @@ def summarise(
     return Prediction(n, kept, values, head, tally=tally, dtype=_float_dtype(samples.dtype))
 
 
-def joined(parts: Sequence[Prediction]) -> Prediction:
+def concatenated(parts: Sequence[Prediction]) -> Prediction:
     """One Prediction from those of consecutive row blocks, each of which has a tally."""
     if len(parts) == 1:
         return parts[0]
-    tally = moments.joined([part.tally for part in parts if part.tally is not None])
+    tally = moments.concatenated_tally([part.tally for part in parts if part.tally is not None])
     return replace(
         parts[0],
         n=tally.moments.count,

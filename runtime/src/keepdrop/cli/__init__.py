@@ -12,7 +12,7 @@ from keepdrop.errors import ExporterMissing, KeepdropError
 
 from .bench import bench
 from .inspect import inspect
-from .interrupts import told
+from .interrupts import ending_by_signal
 from .predict import predict
 from .stream import stream
 
@@ -57,7 +57,7 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; every error of ours is one message and exit code 1, every interrupt one and a shell's code."""
         try:
-            with told(lambda: "nothing was written"):
+            with ending_by_signal(lambda: "nothing was written"):
                 return super().invoke(ctx)
         except KeepdropError as error:
             raise Refused(str(error)) from error

@@ -16,6 +16,7 @@ from keepdrop.model import load
 from keepdrop.run.engine import available_threads
 
 from .measure import Timing, expected_milliseconds, random_inputs, samples_for, spread, standard_error, timing
+from .options import chosen_columns, columns_option, json_option, threads_option, window_option
 
 SAMPLES = (1, 10, 30, 100, 300, 1000)
 # Rows that the spread is taken over.
@@ -26,13 +27,13 @@ ROWS_OF_SPREAD = 16
 @click.argument("artifact", type=click.Path(path_type=Path))
 @click.option("--precision", type=float, help="The standard error wanted of every mean, in the output's units.")
 @click.option("--data", type=click.Path(path_type=Path), help="Real inputs, as for predict. [default: random ones]")
-@click.option("--columns", metavar="A,B,...", help="As for predict.")
-@click.option("--window", type=int, metavar="N", help="As for predict.")
+@columns_option
+@window_option
 @click.option("--rows", type=click.IntRange(1), default=1, show_default=True, help="Rows of a timed call.")
 @click.option("--length", type=click.IntRange(1), default=32, show_default=True, help="Of random inputs' free axes.")
 @click.option("--samples", "counts", type=click.IntRange(1), multiple=True, help="Sample numbers to time; repeatable.")
-@click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@threads_option
+@json_option
 def bench(
     artifact: Path,
     precision: Optional[float],
@@ -60,7 +61,7 @@ def bench(
     if data is None and (columns or window):
         raise click.UsageError("--columns and --window choose from a table; give it with --data.")
     model = load(artifact, threads=threads)
-    choice = Choice.of(columns, None, window)
+    choice = chosen_columns(columns, None, window)
     x = _inputs(model.metadata, data, choice, max(rows, ROWS_OF_SPREAD), length)
     spreads = spread(model, _first(x, ROWS_OF_SPREAD))
     timings = [timing(model, _first(x, rows), samples) for samples in sorted(set(counts or SAMPLES))]

@@ -13,10 +13,12 @@ import numpy as np
 from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
 from keepdrop.model import load
 
+from .options import json_option
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE takes, gives and keeps random.
 

@@ -15,7 +15,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def told(what_remains: Callable[[], str]) -> Iterator[None]:
+def ending_by_signal(what_remains: Callable[[], str]) -> Iterator[None]:
     """Exit with 130 after Ctrl-C and with 143 after SIGTERM, once all is tidied up, saying what remains of the work."""
 
     def terminate(*_: Any) -> None:

@@ -18,14 +18,23 @@ from keepdrop import __version__
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
 from keepdrop.files.job import Averages, Job, Question, Span, identity
-from keepdrop.files.sources import Choice, Source, opened, standard_input
+from keepdrop.files.sources import Source, opened, standard_input
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import MAX_SAMPLES, load
 from keepdrop.run.engine import available_threads
 from keepdrop.run.session import ONNXRUNTIME_VERSION
 
-from .interrupts import told
-from .options import interval_option
+from .interrupts import ending_by_signal
+from .options import (
+    chosen_columns,
+    columns_option,
+    declared_heads,
+    head_option,
+    interval_option,
+    json_option,
+    threads_option,
+    window_option,
+)
 from .progress import bar
 
 PIPE = Path("-")
@@ -91,15 +100,9 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @click.option("--confidence", type=float, default=0.99, show_default=True, help="How sure --decide has to be.")
 @click.option("--max-samples", type=int, help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
 @click.option("--deadline-ms", type=float, help="Milliseconds that a piece may take (see --batch).")
-@click.option(
-    "--head",
-    "heads",
-    multiple=True,
-    metavar="[OUTPUT=]KIND",
-    help="What an output is: softmax, sigmoid, mean,logvar, value. [default: as ARTIFACT says]",
-)
-@click.option("--columns", metavar="A,B,...", help="Features of a table, in the model's order. [default: all numeric]")
-@click.option("--window", type=int, metavar="N", help="Of a table, every N consecutive lines are one row.")
+@head_option("as ARTIFACT says")
+@columns_option
+@window_option
 @click.option("--id", "id_column", metavar="COLUMN", help="The column (of .npz: the array) of the row ids, integers.")
 @click.option("--first-row", type=int, help="The row id of the first row of INPUT. [default: 0]")
 @click.option("--rows", "span", metavar="A:B", callback=_span, help="Only rows A to B - 1, counted from 0.")
@@ -107,9 +110,9 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @click.option("--resume", is_flag=True, help="Keep finished pieces in OUTPUT.work, and go on from there if it exists.")
 @click.option("--batch", type=click.IntRange(1), help="Rows of a piece. [default: about two seconds' work]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the answers into a .png, .svg or .pdf file too.")
-@click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
+@threads_option
 @click.option("--memory", metavar="SIZE", help="What a piece may take, such as 500MB. [default: half of what is free]")
-@click.option("--json", "as_json", is_flag=True, help="Report in one JSON object.")
+@json_option
 def predict(
     artifact: Path,
     data: Path,
@@ -151,10 +154,10 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    choice = Choice.of(columns, id_column, window)
+    choice = chosen_columns(columns, id_column, window)
     averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
     text_or_path = standard_input() if data == PIPE else data
-    with told(reached.text), opened(text_or_path, model.metadata, choice) as source:
+    with ending_by_signal(reached.text), opened(text_or_path, model.metadata, choice) as source:
         job = Job(model, source, question, _chosen(source, span, part), batch)
         if data != PIPE:
             _check(job)
@@ -238,9 +241,15 @@ def _question(
     samples: Optional[int],
     max_samples: Optional[int],
     first_row: Optional[int],
+    heads: tuple[str, ...],
     **asked: Any,
 ) -> Question:
-    question = Question(samples=default_samples if samples is None else samples, first_row=first_row or 0, **asked)
+    question = Question(
+        samples=default_samples if samples is None else samples,
+        first_row=first_row or 0,
+        heads=declared_heads(heads),
+        **asked,
+    )
     if not question.adapts:
         return question
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)

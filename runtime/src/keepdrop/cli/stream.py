@@ -25,8 +25,8 @@ from keepdrop.files.outputs import json_lines, replacing
 from keepdrop.model import Model, load
 from keepdrop.stream.stream import Stream
 
-from .interrupts import Terminated, told
-from .options import interval_option
+from .interrupts import Terminated, ending_by_signal
+from .options import interval_option, threads_option
 
 ID, X = "id", "x"
 # The row where readings bear no id.
@@ -47,7 +47,7 @@ ONLY_ROW = 0
 @click.option(
     "--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N readings too."
 )
-@click.option("--threads", type=int, help="The most threads to use. [default: every CPU]")
+@threads_option
 def stream(
     file: Path,
     id_name: Optional[str],
@@ -77,7 +77,7 @@ def stream(
     if running is None:
         running = model.stream(samples=samples, seed=0 if seed is None else seed, rows=())
     sensors = _Sensors(running, model.metadata)
-    with told(file_of_state.what_is_kept), _Interrupts() as interrupts, file_of_state.at_exit(running):
+    with ending_by_signal(file_of_state.what_is_kept), _Interrupts() as interrupts, file_of_state.at_exit(running):
         for number, reading in _readings(interrupts.lines(sys.stdin.buffer), model.metadata, id_name):
             outputs = sensors.push(number, reading)
             file_of_state.readings += 1
@@ -258,8 +258,8 @@ class _StateFile:
                     "or start with another --state"
                 )
         steps = running.steps_seen.values()
-        told = f"{len(steps)} rows, {min(steps)} to {max(steps)} steps each" if steps else "no rows yet"
-        click.echo(f"keepdrop: goes on from {self._path}: {told}", err=True)
+        found = f"{len(steps)} rows, {min(steps)} to {max(steps)} steps each" if steps else "no rows yet"
+        click.echo(f"keepdrop: goes on from {self._path}: {found}", err=True)
         return running
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.answer.heads import parsed, resolved
+from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.prediction import Prediction, interval_quantiles
 from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError, TooLarge
@@ -42,8 +42,7 @@ BYTES_AN_ELEMENT = 8
 class Question:
     """What is asked of every row.
 
-    `samples` is the number for every row, or the most where a rule or a deadline ends sooner. `heads` are declarations
-    as a command line has them.
+    `samples` is the number for every row, or the most where a rule or a deadline ends sooner; `heads` as in `predict`.
     """
 
     samples: int
@@ -55,7 +54,7 @@ class Question:
     decide: Optional[float] = None
     confidence: float = 0.99
     deadline_ms: Optional[float] = None
-    heads: tuple[str, ...] = ()
+    heads: Optional[Heads] = None
 
     @property
     def adapts(self) -> bool:
@@ -90,7 +89,7 @@ class Job:
         request = check(
             model.metadata, example, samples=question.samples, seed=question.seed, rows=None, first_sample=0
         )
-        self.heads = resolved(model.metadata.outputs, model.metadata.heads, parsed(question.heads))
+        self.heads = resolved(model.metadata.outputs, model.metadata.heads, question.heads)
         if question.rule:
             watched(question.rule, self.heads)
         self.size = size or piece_rows(model.metadata, question, request.longest)
@@ -152,7 +151,7 @@ class Job:
                 seed=question.seed,
                 rows=ids,
                 quantiles=None if question.keep_samples else numbers,
-                heads=parsed(question.heads),
+                heads=question.heads,
                 progress=None if question.adapts else progress,
                 **self._samples(),
             )

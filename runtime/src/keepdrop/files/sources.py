@@ -82,12 +82,6 @@ class Choice:
     id_column: Optional[str] = None
     window: Optional[int] = None
 
-    @classmethod
-    def of(cls, columns: Optional[str], id_column: Optional[str], window: Optional[int]) -> Choice:
-        """With the columns as a command line has them, commas between."""
-        names = tuple(name.strip() for name in columns.split(",")) if columns else None
-        return cls(names, id_column, window)
-
 
 @contextlib.contextmanager
 def opened(text_or_path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Iterator[Source]:

@@ -112,7 +112,7 @@ class Engine:
         self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk], workers: Optional[int] = None
     ) -> None:
         """Call `run` with each chunk and a session, on so many threads (default: all), and wait for the last one."""
-        work = _Work(run, chunks)
+        work = _ChunkQueue(run, chunks)
         try:
             self._wake(work, min(workers or self._threads, len(chunks)) - 1)
             work.drain(self._session)
@@ -188,7 +188,7 @@ class Engine:
         # An executor starts its threads with the first work it gets, and they sleep when there is none.
         self._workers = ThreadPoolExecutor(self._threads - 1, "keepdrop") if self._threads > 1 else None
 
-    def _wake(self, work: _Work, count: int) -> None:
+    def _wake(self, work: _ChunkQueue, count: int) -> None:
         """Have workers take part in some work, which does not depend on their coming."""
         if os.getpid() != self._process:
             self._start()  # a fork takes the executor along, and leaves its threads behind
@@ -197,7 +197,7 @@ class Engine:
                 for _ in range(count):
                     self._workers.submit(self._help, work)
 
-    def _help(self, work: _Work) -> None:
+    def _help(self, work: _ChunkQueue) -> None:
         """Take part in some work, with a session of the worker's own: threads that share one wait for each other."""
         try:
             if work.waiting and not hasattr(self._of_worker, "session"):
@@ -208,7 +208,7 @@ class Engine:
             work.fail(error)
 
 
-class _Work:
+class _ChunkQueue:
     """The chunks still to run, and what is to be done with each."""
 
     def __init__(self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from keepdrop.answer import moments
 from keepdrop.answer.moments import Tally
-from keepdrop.answer.prediction import Prediction, joined, summarise
+from keepdrop.answer.prediction import Prediction, concatenated, summarise
 from keepdrop.artifact.metadata import Head
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.request import Request
@@ -35,20 +35,20 @@ SHARE = 0.5
 clock = time.perf_counter
 
 
-class Rows(NamedTuple):
+class SampledRows(NamedTuple):
     """Rows that have been sampled alike: their positions, and a tally and a look for each output."""
 
     at: NDArray[np.int64]
     tallies: list[Tally]
     looks: list[Optional[Look]]
 
-    def only(self, index: NDArray[np.bool_]) -> Rows:
+    def only(self, index: NDArray[np.bool_]) -> SampledRows:
         """Some of them."""
         looks = [look.rows(index) if look else None for look in self.looks]
-        return Rows(self.at[index], [tally.rows(index) for tally in self.tallies], looks)
+        return SampledRows(self.at[index], [tally.rows(index) for tally in self.tallies], looks)
 
 
-class Block(NamedTuple):
+class DrawnBlock(NamedTuple):
     """The samples from number `start` on of the rows at these positions: [k, rows, ...] for each output."""
 
     start: int
@@ -68,21 +68,21 @@ class Supply:
         self._request = request
         self._progress = progress
         self._ahead = min(engine.run_in_samples, room) if ahead else 0
-        self._held = Block(0, np.empty(0, np.int64), [])
+        self._last_drawn = DrawnBlock(0, np.empty(0, np.int64), [])
 
-    def block(self, at: NDArray[np.int64], start: int, size: int) -> Block:
+    def block(self, at: NDArray[np.int64], start: int, size: int) -> DrawnBlock:
         """`size` samples from number `start` on; the rows are among those of the block before."""
-        held = self._held
-        if not held.outputs or start + size > held.start + len(held.outputs[0]):
+        drawn = self._last_drawn
+        if not drawn.outputs or start + size > drawn.start + len(drawn.outputs[0]):
             rows = self._request if len(at) == self._request.batch else self._request.only(at)
             stop = self._last(start + size, len(at))
-            held = Block(start, at, self._engine.run(rows.cut(slice(0, len(at)), slice(start, stop)), self._progress))
-            self._held = held
-        part = slice(start - held.start, start + size - held.start)
-        if len(at) == len(held.at):
-            return Block(start, at, [output[part] for output in held.outputs])
-        rows_held = np.searchsorted(held.at, at)
-        return Block(start, at, [output[part, rows_held] for output in held.outputs])
+            outputs = self._engine.run(rows.cut(slice(0, len(at)), slice(start, stop)), self._progress)
+            drawn = self._last_drawn = DrawnBlock(start, at, outputs)
+        part = slice(start - drawn.start, start + size - drawn.start)
+        if len(at) == len(drawn.at):
+            return DrawnBlock(start, at, [output[part] for output in drawn.outputs])
+        positions = np.searchsorted(drawn.at, at)
+        return DrawnBlock(start, at, [output[part, positions] for output in drawn.outputs])
 
     def _last(self, stop: int, rows: int) -> int:
         """Where a draw ends that is needed up to sample number `stop`: there, or at a later look."""
@@ -151,35 +151,35 @@ def predict(
     parts = []
     for start in range(0, request.batch, step):
         rows = request.cut(slice(start, min(start + step, request.batch)), slice(0, request.samples))
-        # Whose samples are held together: all rows' where they are kept, none's where they only add up.
-        held = request if quantiles is None else rows if quantiles.size else None
+        # Whose samples are kept together: all rows' where they are kept, none's where they only add up.
+        kept = request if quantiles is None else rows if quantiles.size else None
         supply = Supply(engine, rows, room, progress, ahead=ends is None)
         pace = None if ends is None else Pace(ends)
-        blocks, stopped = _draw(engine, rows, supply, held, heads, until, watched, pace, room)
+        blocks, stopped = _draw(engine, rows, supply, kept, heads, until, watched, pace, room)
         parts.append([_summary(rows, blocks, stopped, i, head, until, quantiles) for i, head in enumerate(heads)])
-    return [joined(of_output) for of_output in zip(*parts)]
+    return [concatenated(of_output) for of_output in zip(*parts)]
 
 
 def _draw(
     engine: Engine,
     request: Request,
     supply: Supply,
-    held: Optional[Request],
+    kept: Optional[Request],
     heads: Sequence[Head],
     until: Optional[Rule],
     watched: Sequence[Head],
     pace: Optional[Pace],
     room: int,
-) -> tuple[list[Block], list[Rows]]:
-    """Every block drawn (the last alone if none are `held`), and the rows in the order they stopped in."""
-    active = Rows(np.arange(request.batch), [], [None] * len(heads))
-    blocks: list[Block] = []
-    stopped: list[Rows] = []
+) -> tuple[list[DrawnBlock], list[SampledRows]]:
+    """Every block drawn (the last alone if none are `kept`), and the rows in the order they stopped in."""
+    active = SampledRows(np.arange(request.batch), [], [None] * len(heads))
+    blocks: list[DrawnBlock] = []
+    stopped: list[SampledRows] = []
     seen, size = 0, 1 if pace else min(step_after(0), request.samples)
     while True:
         began = clock()
-        if held:
-            engine.demand(held.cut(slice(0, held.batch), slice(0, seen + size)), BYTES_SUMMARISED)
+        if kept:
+            engine.demand(kept.cut(slice(0, kept.batch), slice(0, seen + size)), BYTES_SUMMARISED)
         else:
             blocks.clear()
         count = len(active.at)
@@ -215,14 +215,16 @@ def _next_size(request: Request, seen: int, until: Optional[Rule], pace: Optiona
     return min(sizes)
 
 
-def _grown(active: Rows, block: Block, heads: Sequence[Head]) -> Rows:
+def _grown(active: SampledRows, block: DrawnBlock, heads: Sequence[Head]) -> SampledRows:
     tallies = [Tally.of(samples, head.kind) for samples, head in zip(block.outputs, heads)]
     if active.tallies:
         tallies = [old.plus(new) for old, new in zip(active.tallies, tallies)]
     return active._replace(tallies=tallies)
 
 
-def _looked(active: Rows, block: Block, heads: Sequence[Head], until: Rule, watched: Sequence[Head]) -> Rows:
+def _looked(
+    active: SampledRows, block: DrawnBlock, heads: Sequence[Head], until: Rule, watched: Sequence[Head]
+) -> SampledRows:
     elements = sum(_watched_means(active, heads, until, head).shape[1] for head in watched)
     looks = [
         until.look(look, head, samples, tally.moments, elements) if head in watched else None
@@ -231,7 +233,9 @@ def _looked(active: Rows, block: Block, heads: Sequence[Head], until: Rule, watc
     return active._replace(looks=looks)
 
 
-def _answered(active: Rows, heads: Sequence[Head], until: Optional[Rule], watched: Sequence[Head]) -> NDArray[np.bool_]:
+def _answered(
+    active: SampledRows, heads: Sequence[Head], until: Optional[Rule], watched: Sequence[Head]
+) -> NDArray[np.bool_]:
     """Which rows need no more samples: [rows]. More would not help where a mean is not finite."""
     if until is None:
         return np.zeros(len(active.at), np.bool_)
@@ -240,22 +244,22 @@ def _answered(active: Rows, heads: Sequence[Head], until: Optional[Rule], watche
     return np.asarray(met | np.any(lost, axis=0))
 
 
-def _watched_means(active: Rows, heads: Sequence[Head], until: Rule, head: Head) -> NDArray[np.float64]:
+def _watched_means(active: SampledRows, heads: Sequence[Head], until: Rule, head: Head) -> NDArray[np.float64]:
     mean = active.tallies[list(heads).index(head)].moments.mean
     return stopping.flat(stopping.chosen(mean, head, until.element))
 
 
 def _summary(
     request: Request,
-    blocks: Sequence[Block],
-    stopped: Sequence[Rows],
+    blocks: Sequence[DrawnBlock],
+    stopped: Sequence[SampledRows],
     i: int,
     head: Head,
     until: Optional[Rule],
     quantiles: Optional[NDArray[np.float64]],
 ) -> Prediction:
     order = np.argsort(np.concatenate([rows.at for rows in stopped]))
-    tally = moments.joined([rows.tallies[i] for rows in stopped], each=until is not None).rows(order)
+    tally = moments.concatenated_tally([rows.tallies[i] for rows in stopped], each=until is not None).rows(order)
     samples = blocks[0].outputs[i] if len(blocks) == 1 else _assembled(request, blocks, i)
     found = summarise(samples, quantiles, tally, head)
     looks = [look for look in (rows.looks[i] for rows in stopped) if look]
@@ -269,7 +273,7 @@ def _summary(
     return replace(found, decision=stopping.WORDS[np.concatenate(decisions)[order]].reshape(shape))
 
 
-def _assembled(request: Request, blocks: Sequence[Block], i: int) -> NDArray[Any]:
+def _assembled(request: Request, blocks: Sequence[DrawnBlock], i: int) -> NDArray[Any]:
     """[samples, batch, ...], NaN where a row had stopped."""
     count = max(block.start + len(block.outputs[i]) for block in blocks)
     like = blocks[0].outputs[i]
