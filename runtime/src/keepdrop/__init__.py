@@ -10,6 +10,7 @@ p = model.predict(x, until=keepdrop.standard_error(0.01))  # as many samples as 
 
 from keepdrop.answer.prediction import Prediction
 from keepdrop.stream.stream import Stream
+from keepdrop.table.declared import Table
 from keepdrop.until.stopping import decided, standard_error
 
 from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
@@ -25,6 +26,7 @@ __all__ = [
     "Model",
     "Prediction",
     "Stream",
+    "Table",
     "TooLarge",
     "__version__",
     "decided",
