@@ -17,7 +17,7 @@ import pytest
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop.stream import stream
+from keepdrop.stream import recurrent
 
 from . import reference
 from .models import settle
@@ -101,11 +101,11 @@ def test_the_reference_tells_rows_and_steps_apart(artifact: Path, keras_model: k
             other()
 
 
-@pytest.mark.parametrize("limit", [stream.SAMPLE_ROWS_A_RUN, 7])
+@pytest.mark.parametrize("limit", [recurrent.SAMPLE_ROWS_A_RUN, 7])
 def test_a_stop_changes_no_bit_on_any_number_of_threads(
     artifact: Path, steps: np.ndarray, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
-    monkeypatch.setattr(stream, "SAMPLE_ROWS_A_RUN", limit)
+    monkeypatch.setattr(recurrent, "SAMPLE_ROWS_A_RUN", limit)
 
     def run(threads: int, stops: tuple[int, ...]) -> list[np.ndarray]:
         s, got = start(artifact, threads), []

@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 import threading
-import warnings
+import tracemalloc
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import keepdrop
 from keepdrop import ArtifactError, InputError
-from keepdrop.artifact.metadata import Draw
-from keepdrop.stream import stream
+from keepdrop.artifact.metadata import Draw, Tensor
+from keepdrop.stream import recurrent
 
 SEED = 7
+FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"
 
 
 def closed(steps, row, samples, seed=SEED, first_sample=0):
@@ -64,7 +67,7 @@ def test_each_push_goes_on_from_the_one_before(model, steps) -> None:
 
 @pytest.mark.parametrize("steps_a_run", [2, 256])
 def test_chunks_of_any_lengths_give_what_steps_give(model, steps, monkeypatch, steps_a_run) -> None:
-    monkeypatch.setattr(stream, "STEPS_A_RUN", steps_a_run)
+    monkeypatch.setattr(recurrent, "STEPS_A_RUN", steps_a_run)
     s = model.stream(samples=6, seed=SEED, rows=[0, 1, 2])
     s.push(steps[:, :1])
     p = s.push(steps[:, 1:8])
@@ -135,11 +138,13 @@ def test_many_rows_come_and_go_within_bounded_memory(model) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("limit", [2, 7, 24])
 def test_how_a_push_is_cut_changes_nothing(streaming, steps, monkeypatch, threads, limit) -> None:
-    monkeypatch.setattr(stream, "SAMPLE_ROWS_A_RUN", limit)
+    monkeypatch.setattr(recurrent, "SAMPLE_ROWS_A_RUN", limit)
     s = keepdrop.load(streaming, threads=threads).stream(samples=8, seed=SEED, rows=[0, 1, 2], first_sample=5)
     sizes = []
-    call = s._session.call
-    monkeypatch.setattr(s._session, "call", lambda n, f: sizes.append(f["num_samples"] * len(f["rows"])) or call(n, f))
+    call = s._steps._session.call
+    monkeypatch.setattr(
+        s._steps._session, "call", lambda n, f: sizes.append(f["num_samples"] * len(f["rows"])) or call(n, f)
+    )
     s.push(steps[:, 0])
     p = s.push(steps[:, 1:])
     for b in range(3):
@@ -160,8 +165,10 @@ def test_samples_of_two_streams_are_those_of_one(model, steps) -> None:
 def test_masks_are_made_once_a_row(model, steps, monkeypatch) -> None:
     s = model.stream(samples=4, seed=SEED, rows=[0, 1])
     asked = []
-    call = s._session.call
-    monkeypatch.setattr(s._session, "call", lambda n, f: asked.append((tuple(n), f["rows"].tolist())) or call(n, f))
+    call = s._steps._session.call
+    monkeypatch.setattr(
+        s._steps._session, "call", lambda n, f: asked.append((tuple(n), f["rows"].tolist())) or call(n, f)
+    )
     s.push(steps[:2, :3])
     s.push(steps[:2, 1])
     s.add(2)
@@ -182,8 +189,8 @@ def test_an_error_leaves_the_stream_as_it_was(model, steps, monkeypatch) -> None
     bad[1, 0] = np.nan
     with pytest.raises(InputError, match="input 'x' holds NaN or infinity, first in row 1"):
         s.push(bad)
-    monkeypatch.setattr(stream, "STEPS_A_RUN", 2)
-    call = s._session.call
+    monkeypatch.setattr(recurrent, "STEPS_A_RUN", 2)
+    call = s._steps._session.call
     calls = []
 
     def failing(names, feeds):
@@ -192,7 +199,7 @@ def test_an_error_leaves_the_stream_as_it_was(model, steps, monkeypatch) -> None
             raise InputError("failed")
         return call(names, feeds)
 
-    monkeypatch.setattr(s._session, "call", failing)
+    monkeypatch.setattr(s._steps._session, "call", failing)
     with pytest.raises(InputError, match="failed"):
         s.push(steps[:, 1:])
     assert len(calls) == 3
@@ -299,17 +306,105 @@ def test_defaults_are_one_row_and_the_files_samples(model) -> None:
     assert (s.rows, s.samples, s.seed, s.first_sample, s.steps_seen) == ((0,), 5, 0, 0, {0: 0})
 
 
-def test_an_artifact_either_streams_or_takes_whole_inputs(one, model, x) -> None:
-    whole = keepdrop.load(one)
-    with pytest.raises(InputError, match="does not stream; export the model once more with --streaming"):
-        whole.stream()
-    with pytest.raises(InputError, match="does not stream"):
-        whole.resume(b"")
+def test_a_streaming_artifact_takes_no_whole_inputs(model) -> None:
     for call in (model.sample, model.predict):
         with pytest.raises(
             InputError, match=r"this artifact streams and takes no whole inputs; push steps to model.stream\(\)"
         ):
             call(np.ones((1, 4, 2)))
+
+
+# An ordinary artifact, asked for a window that rolls
+
+
+@pytest.fixture(scope="module")
+def forecaster():
+    return keepdrop.load(FORECASTER, threads=1)  # [batch, 5, 2] -> [batch, 2]
+
+
+@pytest.fixture
+def readings():
+    """[2 rows, 12 steps, 2]"""
+    return np.random.default_rng(3).normal(size=(2, 12, 2)).astype(np.float32)
+
+
+def test_a_window_that_rolls_is_predicted_as_any_other(forecaster, readings) -> None:
+    s = forecaster.stream(samples=7, seed=SEED, rows=[4, 9], first_sample=2)
+    assert s.window == 5
+    for n in range(1, 13):
+        p = s.push(readings[:, n - 1])
+        assert s.warm == {4: n >= 5, 9: n >= 5}
+        if n < 5:
+            assert np.isnan(p.samples).all() and p.samples.shape == (7, 2, 1)
+        else:
+            window = readings[:, n - 5 : n]
+            wanted = forecaster.sample(window, samples=7, seed=SEED, rows=[4, 9], first_sample=2)
+            np.testing.assert_array_equal(p.samples, wanted)
+
+
+def test_windows_roll_by_chunks_row_by_row_and_after_a_resume(forecaster, readings) -> None:
+    s = forecaster.stream(samples=3, rows=[4, 9])
+    s.push(readings[:, :7])
+    s.push(readings[:1, 7], rows=[4])
+    s = forecaster.resume(s.save())
+    p = s.push(readings[::-1, 7:9], rows=[9, 4])
+    assert s.steps_seen == {4: 10, 9: 9}
+    wanted = np.concatenate([readings[:, 6:8], readings[:, 7:9]], axis=1)[0]
+    window = np.stack([readings[1, 4:9], np.concatenate([readings[0, 5:8], readings[0, 7:9]])])
+    assert len(wanted) == 4
+    np.testing.assert_array_equal(p.samples, forecaster.sample(window, samples=3, rows=[9, 4]))
+    s.reset([4])
+    assert s.warm == {4: False, 9: True}
+    assert np.isnan(s.push(readings[:1, 0], rows=[4]).mean).all()
+
+
+# n[t, b] = t + the sum of ids[b]
+ANY_LENGTH = """
+<ir_version: 8, opset_import: ["" : 18]>
+toy (int32[batch,time] ids, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
+  => (float[samples,batch] n)
+  <int64 one = {1}, int64[1] last = {1}>
+{
+  stop = Add(first_sample, num_samples)
+  t = Range(first_sample, stop, one)
+  tf = Cast<to = 1>(t)
+  t2 = Unsqueeze(tf, last)
+  total = ReduceSum<keepdims = 0>(ids, last)
+  totalf = Cast<to = 1>(total)
+  n = Add(t2, totalf)
+}
+"""
+
+
+def test_windows_of_any_length_have_to_be_told(write, metadata) -> None:
+    inputs, outputs = (Tensor("ids", "int32", (None, None)),), (Tensor("n", "float32", (None, None)),)
+    told = dataclasses.replace(metadata, inputs=inputs, outputs=outputs, verified=None)
+    toy = keepdrop.load(write(ANY_LENGTH, told.to_json(), "any.onnx"))
+    with pytest.raises(InputError, match="takes windows of any length; say how many steps those had"):
+        toy.stream()
+    s = toy.stream(samples=2, rows=[3], window=3)
+    for n, word in enumerate((1, 2, 3, 4, 5)):
+        p = s.push([word])
+        assert np.isnan(p.mean).all() == (n < 2)
+    np.testing.assert_array_equal(p.samples, [[12], [13]])
+    np.testing.assert_array_equal(toy.resume(s.save()).push([6]).samples, [[15], [16]])
+
+
+def test_another_window_than_the_artifacts_is_refused(forecaster, model) -> None:
+    with pytest.raises(InputError, match="window is 4 and this artifact takes windows of 5 steps"):
+        forecaster.stream(window=4)
+    with pytest.raises(InputError, match="window is 0; give 1 or more"):
+        model.stream(window=0)
+
+
+def test_a_stream_is_warm_once_it_has_seen_a_window(model, steps) -> None:
+    s = model.stream(rows=[0, 1], window=3)
+    s.push(steps[:2, :2])
+    assert s.warm == {0: False, 1: False}
+    s.push(steps[1:2, 2], rows=[1])
+    assert s.warm == {0: False, 1: True}
+    assert model.resume(s.save()).warm == s.warm
+    assert model.stream().warm == {0: True}  # of a model that takes any length
 
 
 def test_a_graph_that_is_not_what_its_metadata_tells_is_refused(write, streaming_text, streaming_metadata) -> None:
@@ -439,7 +534,7 @@ def test_a_resumed_stream_gives_the_numbers_to_come(started, streaming, steps, t
 def test_the_saved_state_is_the_documented_file(started) -> None:
     with np.load(io.BytesIO(started.save()), allow_pickle=False) as file:
         entries = {name: (str(file[name].dtype), file[name].shape) for name in file.files}
-        assert file["artifact_sha256"] == started._session.sha256()
+        assert file["artifact_sha256"] == started._steps._session.sha256()
         assert file["rows"].tolist() == [4, 0, 2]
     assert entries == {
         "keepdrop_stream": ("int64", ()),
@@ -448,8 +543,10 @@ def test_the_saved_state_is_the_documented_file(started) -> None:
         "seed": ("int64", ()),
         "first_sample": ("int64", ()),
         "samples": ("int64", ()),
+        "window": ("int64", ()),
         "rows": ("int64", (3,)),
         "steps_seen": ("int64", (3,)),
+        "diverged": ("int64", (3,)),
         "state/total": ("float32", (3, 6, 2)),
         "state/plain": ("float32", (3, 2)),
     }
@@ -467,11 +564,11 @@ def changed(data: bytes, **entries) -> bytes:
 @pytest.mark.parametrize(
     ("entries", "text"),
     [
-        ({"keepdrop_stream": np.int64(2)}, "bears keepdrop_stream version 2 and this keepdrop knows 1"),
+        ({"keepdrop_stream": np.int64(3)}, "bears keepdrop_stream version 3 and this keepdrop knows 1 to 2"),
         ({"contract": np.int64(2)}, "bears contract version 2"),
         ({"artifact_sha256": np.array("ab" * 32)}, "was saved with another artifact.*'abababababab'"),
         ({"artifact_sha256": np.int64(1)}, r"its 'artifact_sha256' is int64 \[\], expected text"),
-        ({"artifact_sha256": np.array({"a": 1}, object)}, "Object arrays cannot be loaded when allow_pickle=False"),
+        ({"artifact_sha256": np.array({"a": 1}, object)}, "Object arrays cannot be loaded"),
         ({"state/total": None}, "it lacks 'state/total'"),
         ({"state/other": np.zeros(3)}, r"it also holds \['state/other'\]"),
         ({"state/total": np.zeros((3, 6, 3), np.float32)}, r"is float32 \[3, 6, 3\], expected float32 \[3, 6, 2\]"),
@@ -487,6 +584,8 @@ def changed(data: bytes, **entries) -> bytes:
         ({"rows": np.array([[4, 0, 2]])}, "its 'rows' is"),
         ({"steps_seen": np.array([1, 2, -3])}, "less than no step"),
         ({"steps_seen": np.array([1, 2])}, r"expected int64 \[3\]"),
+        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['diverged', 'window'\]"),
+        ({"diverged": None}, "it lacks 'diverged'"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(started, model, entries, text) -> None:
@@ -560,15 +659,50 @@ def test_a_stream_outlives_its_file(write, streaming_text, streaming_metadata) -
     assert len(s.save()) > 0
 
 
-def test_a_state_that_is_not_finite_is_not_saved(model) -> None:
-    s = model.stream(samples=3, rows=[0, 6])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, on the variance of infinite samples
-        s.push(np.full((1, 2, 2), 3e38), rows=[6])
-    with pytest.raises(InputError, match="state '.*' of row 6 holds NaN or infinity.*reset or remove that row"):
-        s.save()
+def test_a_state_of_before_is_read(started, model, steps) -> None:
+    data = changed(started.save(), keepdrop_stream=np.int64(1), window=None, diverged=None)
+    resumed = model.resume(data)
+    assert (resumed.steps_seen, resumed.diverged) == (started.steps_seen, {})
+    assert_same(resumed.push(steps[:, 5]), started.push(steps[:, 5]))
+
+
+def test_a_file_is_given_no_more_memory_than_it_may_have(started, streaming) -> None:
+    """A small file one entry of which unpacks to 200 MB."""
+    out = io.BytesIO(started.save())
+    with zipfile.ZipFile(out, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("junk.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (200_000_000,)}
+        np.lib.format.write_array_header_1_0(member, header)
+        for _ in range(200):
+            member.write(bytes(1_000_000))
+    assert len(out.getvalue()) < 300_000
+    tracemalloc.start()
+    with pytest.raises(keepdrop.TooLarge, match="what the saved stream says it holds = 200.0 MB, and the budget is 50"):
+        keepdrop.load(streaming, memory="50MB").resume(out.getvalue())
+    with pytest.raises(InputError, match=r"it also holds \['junk'\]"):
+        keepdrop.load(streaming, memory="500MB").resume(out.getvalue())
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_row_that_diverges_is_lost_alone_until_it_is_reset(model, steps) -> None:
+    s = model.stream(samples=3, seed=SEED, rows=[0, 6])
+    s.push(steps[:2, 0])
+    huge = steps[:2, 1].copy()
+    huge[1] = 3e38
+    p = s.push(huge)
+    assert s.diverged == {6: 2}
+    for name, prediction in p.items():
+        assert np.isfinite(prediction.samples[:, 0]).all() and np.isnan(prediction.samples[:, 1]).all(), name
+    s = model.resume(s.save())
+    assert s.diverged == {6: 2}
+    p = s.push(steps[:2, 2])
+    assert s.steps_seen == {0: 3, 6: 3} and s.diverged == {6: 2}
+    assert np.isnan(p["y"].samples[:, 1]).all()
+    np.testing.assert_array_equal(p["y"].samples[:, 0], closed(steps[0, :3], 0, 3)[0])
     s.reset(rows=[6])
-    model.resume(s.save())
+    assert s.diverged == {}
+    p = s.push(steps[1:2, 0], rows=[6])
+    np.testing.assert_array_equal(p["y"].samples[:, 0], closed(steps[1, :1], 6, 3)[0])
 
 
 def test_how_far_a_sample_may_be_follows_the_block(write, streaming_text, streaming_metadata) -> None:

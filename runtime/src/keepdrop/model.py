@@ -18,8 +18,8 @@ from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, a
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
-from keepdrop.stream.saved_stream import Saved, from_bytes
-from keepdrop.stream.stream import Stream, fresh, streaming_of
+from keepdrop.stream.saved_stream import Identity, Saved, StreamFile
+from keepdrop.stream.stream import Stream, checked_drawn, fresh, steps_of
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -194,9 +194,19 @@ class Model:
         return self._by_output(paired(found))
 
     def stream(
-        self, *, samples: Optional[int] = None, seed: int = 0, rows: ArrayLike = (0,), first_sample: int = 0
+        self,
+        *,
+        samples: Optional[int] = None,
+        seed: int = 0,
+        rows: ArrayLike = (0,),
+        first_sample: int = 0,
+        window: Optional[int] = None,
     ) -> Stream:
-        """A stream that starts with these rows, for an artifact that was exported with ``streaming=True``.
+        """A stream that starts with these rows.
+
+        An artifact that was exported with ``streaming=True`` carries its recurrent states from step to step. Any other
+        one is asked for each row's last steps as a window, as :meth:`predict` would be with the row's id: NaN until
+        there are so many.
 
         Parameters
         ----------
@@ -204,27 +214,22 @@ class Model:
             As in :meth:`sample`.
         rows
             The ids of its rows (sensors), each once; () for none yet.
+        window
+            The steps of the windows that the model was trained on, where the artifact takes any number.
 
         Raises
         ------
         InputError
-            The artifact does not stream, or an argument does not fit it.
+            An argument does not fit the artifact, or an input has no axis of time.
         TooLarge
             What the rows carry does not fit in the memory budget; the text has the arithmetic.
         ArtifactError
             The file is no longer the one that was loaded.
         """
-        streaming_of(self.metadata)
-        start = fresh(
-            self.metadata,
-            self._session.sha256(),
-            self._budget,
-            samples=samples,
-            seed=seed,
-            rows=rows,
-            first_sample=first_sample,
-        )
-        return Stream(self._session, self._engine, self._budget, start)
+        drawn = checked_drawn(self.metadata, samples, seed, first_sample)
+        steps = steps_of(self._session, self._engine, drawn, window)
+        start = fresh(self._identity(), self._budget, drawn, steps, rows)
+        return Stream(self._session, self._engine, self._budget, start, steps)
 
     def resume(self, data: Saved) -> Stream:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
@@ -237,12 +242,20 @@ class Model:
         Raises
         ------
         InputError
-            It was saved with another artifact, is damaged, or is of another version; the artifact does not stream.
+            It was saved with another artifact, is damaged, or is of another version.
+        TooLarge
+            What it holds does not fit in the memory budget.
         ArtifactError
             The artifact's file is no longer the one that was loaded.
         """
-        saved = from_bytes(data, streaming_of(self.metadata), self._session.sha256())
-        return Stream(self._session, self._engine, self._budget, saved)
+        with StreamFile(data, self._budget) as file:
+            file.check(self._identity())
+            drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
+            steps = steps_of(self._session, self._engine, drawn, file.window)
+            return Stream(self._session, self._engine, self._budget, file.read(steps.kept), steps)
+
+    def _identity(self) -> Identity:
+        return Identity(self._session.sha256())
 
     def _checked(self, x: Any, **arguments: Any) -> Request:
         return check(self.metadata, x, budget=self._budget, **arguments)

@@ -126,7 +126,9 @@ def check(
     return request
 
 
-def check_readings(metadata: Metadata, x: Any, rows: NDArray[np.int64]) -> tuple[dict[str, NDArray[Any]], bool]:
+def check_readings(
+    tensors: tuple[Tensor, ...], x: Any, rows: NDArray[np.int64]
+) -> tuple[dict[str, NDArray[Any]], bool]:
     """What is pushed to a stream's `rows`: each input as [rows, steps, ...], and whether it came as one step without
     the axis of time.
 
@@ -135,11 +137,11 @@ def check_readings(metadata: Metadata, x: Any, rows: NDArray[np.int64]) -> tuple
     InputError
         An array does not fit the artifact or the rows, or is not finite; the text says which.
     """
-    given = _by_name(metadata.inputs, x)
-    arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
-    one_step = {name: array.ndim == len(t.shape) - 1 for t, (name, array) in zip(metadata.inputs, arrays.items())}
+    given = _by_name(tensors, x)
+    arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in tensors}
+    one_step = {name: array.ndim == len(t.shape) - 1 for t, (name, array) in zip(tensors, arrays.items())}
     inputs: dict[str, NDArray[Any]] = {}
-    for tensor in metadata.inputs:
+    for tensor in tensors:
         array = arrays[tensor.name]
         if one_step[tensor.name] and array.ndim:
             array = array[:, np.newaxis]  # [B, 1, ...]

@@ -1,51 +1,70 @@
 """A stream as a file: a plain .npz without pickled objects, whose entries are
 
-    keepdrop_stream    int64 []        version of this format, 1
+    keepdrop_stream    int64 []        version of this format, 2
     contract           int64 []        version of the sampling contract
     artifact_sha256    str []          digest of the artifact's file, in hexadecimal
     seed               int64 []
     first_sample       int64 []
     samples            int64 []
+    window             int64 []        steps of the windows that the model was trained on; 0: not known
     rows               int64 [rows]    the row ids, in the stream's order
     steps_seen         int64 [rows]
-    state/NAME         [rows, samples, ...] or [rows, ...], one entry for each of the artifact's states
+    diverged           int64 [rows]    the step at which a row's state ceased to be finite; 0: it is finite
+    state/NAME         [rows, samples, ...] or [rows, ...], one entry for each state; zeros where it diverged
 
 Masks are left out: they follow from seed, row and sample number, and are made anew. The archive's own checksums tell a
-damaged file.
+damaged file. Version 1, which is read as well, has no `window` and no `diverged`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import os
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import IO, Any, NamedTuple, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State, Streaming
+from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State
 from keepdrop.errors import InputError
+from keepdrop.run.memory import Budget
 
-FORMAT = 1
+FORMAT = 2
 FORMAT_KEY = "keepdrop_stream"
 STATE = "state/"
+DIVERGED = "diverged"
+# What is kept of a row beside its states, and where it starts.
+AT_START: Mapping[str, int] = {STEPS_SEEN: 0, DIVERGED: 0}
+# The entries that have come since, by the version that brought them.
+SINCE = {"window": 2, DIVERGED: 2}
+MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
 Saved = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
+
+
+class Identity(NamedTuple):
+    """Which artifact a stream is of."""
+
+    artifact_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
 class SavedStream:
     """What a stream is, apart from what its artifact is."""
 
-    artifact_sha256: str
+    identity: Identity
     seed: int
     first_sample: int
     samples: int
+    window: Optional[int]
     rows: NDArray[np.int64]  # [B]
-    steps_seen: NDArray[np.int64]  # [B]
+    counts: Mapping[str, NDArray[Any]]  # each [B], as in AT_START
     states: Mapping[str, NDArray[Any]]  # each [B, T, ...] or [B, ...]
 
 
@@ -55,96 +74,131 @@ def state_shape(state: State, rows: int, samples: int) -> tuple[int, ...]:
 
 
 def to_bytes(saved: SavedStream) -> bytes:
-    """The file's content.
-
-    Raises
-    ------
-    InputError
-        A row's state is not finite, so that nothing could go on from it.
-    """
-    _check_finite(saved.states, saved.rows, "reset or remove that row first")
+    """The file's content."""
     file = io.BytesIO()
     np.savez(
         file,
         **{  # type: ignore[arg-type]
             FORMAT_KEY: np.array(FORMAT, np.int64),
             "contract": np.array(CONTRACT_VERSION, np.int64),
-            "artifact_sha256": np.array(saved.artifact_sha256),
+            **{name: np.array(digest) for name, digest in saved.identity._asdict().items()},
             "seed": np.array(saved.seed, np.int64),
             "first_sample": np.array(saved.first_sample, np.int64),
             "samples": np.array(saved.samples, np.int64),
+            "window": np.array(saved.window or 0, np.int64),
             "rows": saved.rows,
-            STEPS_SEEN: saved.steps_seen,
+            **saved.counts,
             **{STATE + name: array for name, array in saved.states.items()},
         },
     )
     return file.getvalue()
 
 
-def from_bytes(source: Saved, carried: Streaming, artifact_sha256: str) -> SavedStream:
-    """What was saved, for the artifact of this digest.
+class StreamFile:
+    """A saved stream that is open: what it says of itself, and the states that it holds for an artifact that has some.
 
     Raises
     ------
     InputError
-        The file is missing, damaged, of another version or artifact, or does not fit the artifact's states.
+        The file is missing or damaged, or of another version.
+    TooLarge
+        What it holds does not fit in the budget.
     """
+
+    def __init__(self, source: Saved, budget: Budget) -> None:
+        self._stack = contextlib.ExitStack()
+        name, file = self._stack.enter_context(_opened(source))
+        self._entries = entries = _Entries(name, file, budget)
+        self.name = name
+        self.version = entries.number(FORMAT_KEY)
+        if not 1 <= self.version <= FORMAT:
+            raise entries.unknown(FORMAT_KEY, self.version, f"1 to {FORMAT}")
+        contract = entries.number("contract")
+        if contract != CONTRACT_VERSION:
+            raise entries.unknown("contract", contract, str(CONTRACT_VERSION))
+        self.identity = Identity(str(entries.take("artifact_sha256", None, ())))
+        self.seed = entries.number("seed")
+        self.first_sample = entries.number("first_sample", least=0)
+        self.samples = entries.number("samples", least=1)
+        self.window = (entries.number("window", least=0) or None) if self._has("window") else None
+
+    def __enter__(self) -> StreamFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def check(self, identity: Identity) -> None:
+        """InputError where it was saved with another artifact."""
+        found, wanted = self.identity.artifact_sha256, identity.artifact_sha256
+        if found != wanted:
+            raise InputError(
+                f"{self.name} was saved with another artifact: that one's sha256 begins with {found[:12]!r}, and this "
+                f"one's with {wanted[:12]!r}; load the artifact it was saved with, or start a new stream"
+            )
+
+    def read(self, states: Sequence[State]) -> SavedStream:
+        """All of it; InputError where it is damaged or does not fit these states."""
+        entries = self._entries
+        rows = entries.take("rows", "int64", (None,))
+        count = len(rows)
+        counts = {
+            name: entries.take(name, "int64", rows.shape) if self._has(name) else np.full(count, start, np.int64)
+            for name, start in AT_START.items()
+        }
+        found = {
+            state.name: entries.take(STATE + state.name, state.dtype, state_shape(state, count, self.samples))
+            for state in states
+        }
+        entries.end()
+        if len(np.unique(rows)) < count or any((values < 0).any() for values in counts.values()):
+            raise entries.refusal("its rows are not unique, or have seen less than no step")
+        for name, array in found.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                row = rows[int(np.argwhere(~np.isfinite(array))[0, 0])]
+                raise InputError(
+                    f"state {name!r} of row {row} holds NaN or infinity, and no number follows it; {self.name} cannot "
+                    "be resumed: start a new stream"
+                )
+        return SavedStream(self.identity, self.seed, self.first_sample, self.samples, self.window, rows, counts, found)
+
+    def _has(self, name: str) -> bool:
+        return SINCE.get(name, 1) <= self.version
+
+
+@contextlib.contextmanager
+def _opened(source: Saved) -> Iterator[tuple[str, IO[bytes]]]:
     if isinstance(source, (bytes, bytearray, memoryview)):
-        name, content = "the saved stream", bytes(source)
-    elif isinstance(source, (str, os.PathLike)):
-        name, content = os.fsdecode(source), _content(source)
-    else:
+        yield "the saved stream", io.BytesIO(source)
+        return
+    if not isinstance(source, (str, os.PathLike)):
         raise InputError(f"data is {source!r}; give what a stream's save() gave, or the path of a file that holds it")
-    entries = _Entries(name, content)
-    entries.expect(FORMAT_KEY, FORMAT, "install the keepdrop that saved it")
-    entries.expect("contract", CONTRACT_VERSION, "install the keepdrop that saved it")
-    found = str(entries.take("artifact_sha256", None, ()))
-    if found != artifact_sha256:
-        raise InputError(
-            f"{name} was saved with another artifact: that one's sha256 begins with {found[:12]!r}, and this one's "
-            f"with {artifact_sha256[:12]!r}; load the artifact it was saved with, or start a new stream"
-        )
-    samples = entries.number("samples", least=1)
-    rows = entries.take("rows", "int64", (None,))
-    saved = SavedStream(
-        artifact_sha256=artifact_sha256,
-        seed=entries.number("seed"),
-        first_sample=entries.number("first_sample", least=0),
-        samples=samples,
-        rows=rows,
-        steps_seen=entries.take(STEPS_SEEN, "int64", rows.shape),
-        states={
-            state.name: entries.take(STATE + state.name, state.dtype, state_shape(state, len(rows), samples))
-            for state in carried.states
-        },
-    )
-    entries.end()
-    if len(np.unique(rows)) < len(rows) or (saved.steps_seen < 0).any():
-        raise entries.refusal("its rows are not unique, or have seen less than no step")
-    _check_finite(saved.states, rows, f"{name} cannot be resumed: start a new stream")
-    return saved
-
-
-def _content(path: Union[str, os.PathLike[str]]) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
+        file = open(source, "rb")  # noqa: SIM115
+    except (OSError, ValueError) as error:  # the latter for a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(
-            f"cannot read {os.fsdecode(path)} ({error.strerror}); give a file that holds what a stream's save() gave"
+            f"cannot read {os.fsdecode(source)} ({reason}); give a file that holds what a stream's save() gave"
         ) from error
+    with file:
+        yield os.fsdecode(source), file
 
 
 class _Entries:
-    """The entries of a file, each taken once and held against what it has to be."""
+    """The entries of a file, each taken once, and held against what it has to be before it is given memory."""
 
-    def __init__(self, name: str, content: bytes) -> None:
+    def __init__(self, name: str, file: IO[bytes], budget: Budget) -> None:
         self._name = name
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-                self._left = {key: archive[key] for key in archive.files}
-        except Exception as error:  # of zipfile, zlib, struct, tokenize, numpy: whatever damage leads to
-            raise self.refusal(str(error) or repr(error)) from error
+        with self._intact():
+            self._archive = zipfile.ZipFile(file)
+            self._left = {info.filename: info for info in self._archive.infolist()}
+            size = sum(info.file_size for info in self._archive.infolist())
+        if len(self._left) < len(self._archive.infolist()):
+            raise self.refusal("it holds an entry twice")
+        if not budget.fits(size):
+            raise budget.refusal(
+                size, f"what {name} says it holds", "take an older one, or give more memory= to keepdrop.load"
+            )
 
     def refusal(self, reason: str) -> InputError:
         """The error for a file that is not what `to_bytes` writes."""
@@ -152,22 +206,35 @@ class _Entries:
             f"{self._name} is damaged, or is not a saved stream ({reason}); take an older one, or start a new stream"
         )
 
+    def unknown(self, key: str, found: int, known: str) -> InputError:
+        """The error for a version that is not known here."""
+        return InputError(
+            f"{self._name} bears {key} version {found} and this keepdrop knows {known}; install the keepdrop that "
+            "saved it"
+        )
+
     def take(self, key: str, dtype: Optional[str], shape: tuple[Optional[int], ...]) -> NDArray[Any]:
         """An entry of this dtype (None: text) and shape (None: any size), in native byte order."""
-        if key not in self._left:
+        info = self._left.pop(key + MEMBER, None)
+        if info is None:
             raise self.refusal(f"it lacks {key!r}")
-        array = self._left.pop(key)
-        native = array.dtype.newbyteorder("=")
-        of_kind = native.kind == "U" if dtype is None else native == np.dtype(dtype)
-        of_shape = array.ndim == len(shape) and all(
-            want is None or want == have for want, have in zip(shape, array.shape)
-        )
-        if not (of_kind and of_shape):
-            raise self.refusal(
-                f"its {key!r} is {array.dtype} {list(array.shape)}, expected {dtype or 'text'} "
-                f"{['any' if size is None else size for size in shape]}"
+        with self._intact(), self._archive.open(info) as member:
+            found_shape, fortran, found = _header(member)
+            native = found.newbyteorder("=")
+            of_kind = native.kind == "U" if dtype is None else native == np.dtype(dtype)
+            of_shape = len(found_shape) == len(shape) and all(
+                want is None or want == have for want, have in zip(shape, found_shape)
             )
-        return np.array(array, native, order="C")
+            if not (of_kind and of_shape):
+                raise self.refusal(
+                    f"its {key!r} is {found} {list(found_shape)}, expected {dtype or 'text'} "
+                    f"{['any' if size is None else size for size in shape]}"
+                )
+            if math.prod(found_shape) * found.itemsize > info.file_size:
+                raise self.refusal(f"its {key!r} is cut")
+            content = member.read()  # to its end, where its checksum is compared
+            values = np.frombuffer(content, found, math.prod(found_shape))
+        return np.array(values.reshape(found_shape, order="F" if fortran else "C"), native, order="C")
 
     def number(self, key: str, least: int = int(np.iinfo(np.int64).min)) -> int:
         """An int64 of `least` or more."""
@@ -176,20 +243,27 @@ class _Entries:
             raise self.refusal(f"its {key!r} is {value}, expected {least} or more")
         return value
 
-    def expect(self, key: str, version: int, cure: str) -> None:
-        """A version that this keepdrop knows."""
-        found = self.number(key)
-        if found != version:
-            raise InputError(f"{self._name} bears {key} version {found} and this keepdrop knows {version}; {cure}")
-
     def end(self) -> None:
         """Nothing may be left."""
         if self._left:
-            raise self.refusal(f"it also holds {sorted(self._left)}")
+            more = [name[: -len(MEMBER)] if name.endswith(MEMBER) else name for name in sorted(self._left)]
+            raise self.refusal(f"it also holds {more}")
+
+    @contextlib.contextmanager
+    def _intact(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # of zipfile, zlib, struct, tokenize, numpy: whatever damage leads to
+            raise self.refusal(str(error) or repr(error)) from error
 
 
-def _check_finite(states: Mapping[str, NDArray[Any]], rows: NDArray[np.int64], cure: str) -> None:
-    for name, array in states.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = rows[int(np.argwhere(~np.isfinite(array))[0, 0])]
-            raise InputError(f"state {name!r} of row {row} holds NaN or infinity, and no number follows it; {cure}")
+def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype of a .npy file; ValueError where it holds objects."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(member)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded")
+    return shape, fortran, dtype
