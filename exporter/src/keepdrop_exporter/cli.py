@@ -19,7 +19,7 @@ import numpy as np
 from keepdrop.artifact.metadata import DEFAULT_SAMPLES
 from keepdrop.cli.options import declared_heads, head_option, json_option
 
-from .verification import ATOL, RTOL
+from .plan import ATOL, RTOL
 
 if TYPE_CHECKING:
     from keepdrop.artifact.metadata import Verification

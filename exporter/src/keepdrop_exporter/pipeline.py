@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from numpy.typing import NDArray
 
 from keepdrop import __version__
 from keepdrop.answer.heads import Heads
@@ -24,10 +22,11 @@ from keepdrop.artifact.metadata import (
 )
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.reading import Loaded, load, read
+from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, make_plan
 from keepdrop_exporter.plan.heads import find_heads
+from keepdrop_exporter.plan.inputs import Data
 from keepdrop_exporter.trace.function import Traced, trace, trace_stream
-from keepdrop_exporter.verification import ATOL, RTOL
 from keepdrop_exporter.verification.streams import measure_push, verify_stream
 from keepdrop_exporter.verification.whole import measure_cost, verify_plan
 
@@ -65,7 +64,7 @@ def export(
     rows: int = 4,
     samples: int = 16,
     seed: int = 0,
-    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
+    data: Data = None,
     atol: float = ATOL,
     rtol: float = RTOL,
     custom_objects: Mapping[str, Any] | None = None,
@@ -152,7 +151,7 @@ def verify(
     rows: int = 4,
     samples: int = 16,
     seed: int = 0,
-    data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None = None,
+    data: Data = None,
     atol: float = ATOL,
     rtol: float = RTOL,
     custom_objects: Mapping[str, Any] | None = None,

@@ -25,9 +25,9 @@ import numpy as np
 import tensorflow as tf
 
 from keepdrop_exporter.loading.reading import Loaded, read
+from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, call_model, tensors
-from keepdrop_exporter.verification import ATOL, RTOL
-from keepdrop_exporter.verification.whole import random_batches
+from keepdrop_exporter.plan.inputs import random_batches
 
 from . import writing
 from .errors import RetrofitError

@@ -19,22 +19,11 @@ from keepdrop.stream.stream import Stream
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
+from keepdrop_exporter.plan.inputs import Data, given, random_batch
+from keepdrop_exporter.plan.reference import Arrays, Samples, reference
 from keepdrop_exporter.trace import stream_frontier
 
-from .whole import (
-    Arrays,
-    Data,
-    Samples,
-    behaves,
-    check_counts,
-    compare,
-    cost,
-    given,
-    random_batch,
-    reference,
-    row_ids,
-    worse,
-)
+from .whole import behaves, check_counts, compare, cost, row_ids, worse
 
 # Steps that are compared where no draw follows the time; else a block. They are more where convolutions look farther
 # back, and always a few over.

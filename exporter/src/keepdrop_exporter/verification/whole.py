@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 import keepdrop
-from keepdrop.artifact.metadata import Cost, OutputCheck, Tensor, Verification
+from keepdrop.artifact.metadata import Cost, OutputCheck, Verification
 from keepdrop.run.request import check
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.formats.savedmodel import open_artifact
-from keepdrop_exporter.plan import keras_hooks
-from keepdrop_exporter.plan.draws import LENGTHS, Plan, call_model
-
-from . import ATOL, RTOL
-
-Arrays = dict[str, NDArray[np.generic]]
-Samples = dict[str, NDArray[np.float32]]
-Data = NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None
+from keepdrop_exporter.plan import ATOL, RTOL
+from keepdrop_exporter.plan.draws import Plan
+from keepdrop_exporter.plan.inputs import Data, given, random_batches
+from keepdrop_exporter.plan.reference import Arrays, Samples, reference
 
 _TIMED_RUNS = 7
 _TIMED_SAMPLES = 101
-
-# Apart far enough to stay so behind strides and pooling.
-_LENGTH_STEP = 3
 
 # Rows have ids of their own, and one beyond 32 bits.
 _FAR_ROW = 2**33 + 5
@@ -122,41 +114,6 @@ def row_ids(x: Arrays) -> NDArray[np.int64]:
     return ids
 
 
-def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
-    """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each.
-
-    Raises
-    ------
-    VerifyError
-        The Keras model does not run on these inputs.
-    """
-    per_row = []
-    try:
-        with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors():
-            for b, row in enumerate(rows):
-                _start_generators(plan, seed, int(row))
-                inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
-                per_row.append([np.asarray(y) for y in call_model(plan.model, inputs)])
-    except Exception as error:  # Keras' own kinds, for ids that an Embedding lacks among others
-        shapes = {name: a.shape for name, a in x.items()}
-        reason = " ".join(str(error).split())[:300]
-        raise VerifyError(
-            f"the Keras model does not run on inputs of shape {shapes}; check their values: {reason}"
-        ) from error
-    return {t.name: np.stack([row[i] for row in per_row], axis=1) for i, t in enumerate(plan.outputs)}
-
-
-def _start_generators(plan: Plan, seed: int, row: int) -> None:
-    """Give each generator of the model the state from which it draws for a row."""
-    for i, generator in enumerate(plan.generators):
-        offset = min(d.offset for d in plan.draws if d.generator == i)
-        generator.state.assign([seed, _int64(row * plan.draws_per_row + offset)])
-
-
-def _int64(number: int) -> int:
-    return (number + 2**63) % 2**64 - 2**63
-
-
 def behaves(
     draw: Callable[..., Samples],
     x: Arrays,
@@ -218,63 +175,3 @@ def compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: st
 def worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
     """The larger differences of both."""
     return b if a is None else OutputCheck(b.name, max(a.max_abs, b.max_abs), max(a.max_rel, b.max_rel))
-
-
-def given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generic]], rows: int) -> Arrays:
-    """The first ``rows`` of the data by input name; VerifyError where they do not fit the model's inputs."""
-    named = {plan.inputs[0].name: data} if isinstance(data, np.ndarray) else dict(data)
-    missing = [t.name for t in plan.inputs if t.name not in named]
-    if missing or (isinstance(data, np.ndarray) and len(plan.inputs) > 1):
-        raise VerifyError(
-            f"the data lack input {(missing or [plan.inputs[1].name])[0]!r}; "
-            f"the model's inputs are {[t.name for t in plan.inputs]}"
-        )
-    taken = {t.name: np.asarray(named[t.name][:rows]).astype(t.dtype, copy=False) for t in plan.inputs}
-    lengths = {name: len(array) for name, array in taken.items()}
-    if 0 in lengths.values() or len(set(lengths.values())) > 1:
-        raise VerifyError(f"the data have {lengths} rows; give each input the same number of them, and at least one")
-    return taken
-
-
-def random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
-    """Inputs at two lengths where the length is dynamic; axes that need not be alike have lengths of their own."""
-    rng = np.random.default_rng(seed % 2**64)
-    dynamic = sum(n is None for t in plan.inputs for n in t.shape[1:])
-    step = 0
-    if dynamic > 1 and _runs(plan, random_batch(plan, 1, LENGTHS[0], np.random.default_rng(0), _LENGTH_STEP)):
-        step = _LENGTH_STEP
-    return [random_batch(plan, rows, length, rng, step) for length in (LENGTHS if dynamic else LENGTHS[:1])]
-
-
-def _runs(plan: Plan, x: Arrays) -> bool:
-    try:
-        reference(plan, x, np.zeros(1, np.int64), 1, 0)
-    except VerifyError:
-        return False
-    return True
-
-
-def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, step: int = 0) -> Arrays:
-    """Inputs that the model accepts, [rows, ...] each, where dynamic axis i has the length ``length + i * step``."""
-    limits = keras_hooks.vocabulary_sizes(plan.model)
-    masked = keras_hooks.mask_values(plan.model)
-    lengths = itertools.count(length, step)
-    batch = {}
-    for i, t in enumerate(plan.inputs):
-        shape = (rows, *(next(lengths) if n is None else n for n in t.shape[1:]))
-        batch[t.name] = _random_input(t, shape, limits.get(i), rng)
-        if i in masked:
-            # One row ends early, another has a gap.
-            batch[t.name][0, -(shape[1] // 3) :] = masked[i]
-            batch[t.name][-1, 1 : 1 + shape[1] // 4] = masked[i]
-    return batch
-
-
-def _random_input(
-    tensor: Tensor, shape: Sequence[int], limit: int | None, rng: np.random.Generator
-) -> NDArray[np.generic]:
-    if tensor.dtype == "bool":
-        return rng.random(shape) < 0.5
-    if limit is not None or "int" in tensor.dtype:
-        return rng.integers(0, limit or 2, shape).astype(tensor.dtype)
-    return rng.standard_normal(shape).astype(tensor.dtype)
