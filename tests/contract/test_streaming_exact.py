@@ -23,7 +23,7 @@ import keepdrop_exporter
 from keepdrop.artifact.metadata import MADE_SUFFIX, NEXT_SUFFIX
 from keepdrop_exporter import VerifyError, pipeline
 from keepdrop_exporter.plan import draws
-from keepdrop_exporter.trace import function, philox, stream_frontier
+from keepdrop_exporter.trace import philox, stream_frontier, stream_function
 
 from . import models, reference
 
@@ -342,7 +342,7 @@ def test_masks_are_made_once(streamed: Callable[[str], Streamed]) -> None:
 def test_the_traced_function_computes_the_same(streamed: Callable[[str], Streamed], cell: str) -> None:
     """TensorFlow runs Keras' own loops where the artifact has operators of its own, and takes the same tensors."""
     stream = streamed(cell)
-    traced, described = function.trace_stream(draws.make_plan(stream.keras_model))
+    traced, described = stream_function.trace_stream(draws.make_plan(stream.keras_model))
     assert traced.stream is not None and traced.stream == stream.model.metadata.stream
     controls = {"seed": SEED, "num_samples": SAMPLES, "first_sample": 0, "rows": ROWS, "steps_seen": [0] * len(ROWS)}
     feeds = {name: tf.constant(value, tf.int64) for name, value in controls.items()}

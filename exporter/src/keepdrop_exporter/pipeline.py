@@ -26,7 +26,8 @@ from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, make_plan
 from keepdrop_exporter.plan.heads import find_heads
 from keepdrop_exporter.plan.inputs import Data
-from keepdrop_exporter.trace.function import Traced, trace, trace_stream
+from keepdrop_exporter.trace.function import Traced, trace
+from keepdrop_exporter.trace.stream_function import trace_stream
 from keepdrop_exporter.verification.streams import measure_push, verify_stream
 from keepdrop_exporter.verification.whole import measure_cost, verify_plan
 

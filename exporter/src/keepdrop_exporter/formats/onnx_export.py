@@ -38,7 +38,7 @@ from keepdrop.artifact.metadata import (
 )
 from keepdrop_exporter.errors import ConvertError
 from keepdrop_exporter.trace.function import Traced
-from keepdrop_exporter.trace.loops import Recurrence
+from keepdrop_exporter.trace.recurrence import Recurrence
 from keepdrop_exporter.writing import quiet
 
 from . import onnx_recurrence

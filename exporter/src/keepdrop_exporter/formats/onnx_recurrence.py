@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from keepdrop_exporter.trace.loops import Recurrence
+from keepdrop_exporter.trace.recurrence import Recurrence
 
 # Activations of ONNX's fused operators, with their parameters.
 _FUSED = {

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 
-from .numbers import Call
+from .call import Call
 
 
 class Frontier:

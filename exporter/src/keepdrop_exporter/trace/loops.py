@@ -1,4 +1,4 @@
-"""Recurrences: which time loops are lowered, and what a lowered one is.
+"""Which time loops are lowered, and how TensorFlow runs a lowered one.
 
 A lowered time loop stands in the traced graph as one call of a function whose body is Keras' own loop, so that
 TensorFlow computes it as Keras does. The conversion to ONNX replaces that call by the operators of
@@ -17,17 +17,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from keepdrop_exporter.loading.keras2.activations import keras2_hard_sigmoid
 from keepdrop_exporter.plan import keras_hooks
 
 from . import axes
-
-PREFIX = "keepdrop_recurrence_"
+from .recurrence import PREFIX, Recurrence
 
 _CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 # Keras' activations that ONNX has an operator for, or a composition of few.
 _ACTIVATIONS = {
@@ -45,84 +42,6 @@ _ACTIVATIONS = {
         "silu",
     )
 } | {keras2_hard_sigmoid: "keras2_hard_sigmoid"}
-
-
-@dataclass(frozen=True)
-class Recurrence:
-    """One lowered time loop.
-
-    Its tensors, in order: the sequence x [L, P, 1 or Q, F]; ``input_masks`` keep masks [P, Q, F] and
-    ``recurrent_masks`` keep masks [P, Q, H], float32 of zeros and ones; if ``masked``, which steps count,
-    bool [L, P, Q, 1]; if ``carried``, the states it starts from, [P, Q, H], which are zero otherwise. Its results:
-    the outputs [L, P, Q, H] or the last one [P, Q, H], then the states [P, Q, H] if ``states``. ``shared``: the Q
-    samples of a row have the same sequence, x is [L, P, 1, F]; otherwise Q is 1. ``joined``: in place of its masks come
-    those that a step multiplies by, see ``joined_masks``.
-
-    ``kernel`` [F, G * H], ``recurrent_kernel`` [H, G * H], ``bias`` [G * H] and (GRU, ``reset_after``)
-    ``recurrent_bias`` [G * H] are Keras', gates in Keras' order (LSTM i f c o, GRU z r h). ``input_scale`` and
-    ``recurrent_scale`` are what a kept element is multiplied by.
-    """
-
-    name: str
-    cell: str
-    activation: str
-    recurrent_activation: str
-    kernel: NDArray[np.float32]
-    recurrent_kernel: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    recurrent_bias: NDArray[np.float32] | None
-    reset_after: bool
-    input_masks: int
-    recurrent_masks: int
-    input_scale: float
-    recurrent_scale: float
-    shared: bool
-    masked: bool
-    zero_output_for_mask: bool
-    backward: bool
-    sequences: bool
-    states: bool
-    carried: bool = False
-    joined: bool = False
-
-    @property
-    def tensor_count(self) -> int:
-        """How many tensors it takes."""
-        return 1 + self.mask_count + int(self.masked) + self.state_count * int(self.carried)
-
-    @property
-    def mask_count(self) -> int:
-        """How many masks it takes."""
-        if not self.joined:
-            return self.input_masks + self.recurrent_masks
-        return 3 + int(self.input_masks > 0) if self.cell == "GRU" else self.gates
-
-    @property
-    def state_count(self) -> int:
-        """How many states the cell has."""
-        return 2 if self.cell == "LSTM" else 1
-
-    @property
-    def result_shapes(self) -> list[list[int | None]]:
-        """The shapes of its results; None where an axis is dynamic."""
-        final = [None, None, self.units]
-        states = [final] * self.state_count if self.states else []
-        return [[None, *final] if self.sequences else final, *states]
-
-    @property
-    def gates(self) -> int:
-        """How many gates the cell has."""
-        return _GATES[self.cell]
-
-    @property
-    def units(self) -> int:
-        """The size H of the state."""
-        return int(self.recurrent_kernel.shape[0])
-
-    @property
-    def features(self) -> int:
-        """The size F of one step's input."""
-        return int(self.kernel.shape[0])
 
 
 @dataclass(frozen=True)

@@ -19,40 +19,10 @@ from keepdrop.artifact.metadata import Draw
 from keepdrop_exporter.plan.draws import size
 
 from . import axes, philox
+from .call import Call
 
 # Within one run no draw is longer than this many segments.
 _MOST_SEGMENTS = 16
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the graph: int64 tensors ``seed`` [], ``rows`` [B], ``num_samples`` [] and ``first_sample`` []."""
-
-    seed: tf.Tensor
-    rows: tf.Tensor
-    num_samples: tf.Tensor
-    first_sample: tf.Tensor
-
-    @property
-    def batch(self) -> tf.Tensor:
-        """How many rows there are, B: int64 []."""
-        return tf.size(self.rows, out_type=tf.int64)
-
-    @property
-    def passes(self) -> tf.Tensor:
-        """How many forward passes the call makes, N = B * T: int64 []."""
-        return self.batch * self.num_samples
-
-    def repeat(self, x: tf.Tensor) -> tf.Tensor:
-        """Each row T times: [B, ...] -> [N, ...]."""
-        wide = tf.broadcast_to(tf.expand_dims(x, 1), axes.as_shape([self.batch, self.num_samples, *axes.sizes(x)[1:]]))
-        wide.set_shape([None, None, *x.shape[1:]])
-        return axes.merge(wide)
-
-    def samples_first(self, y: tf.Tensor) -> tf.Tensor:
-        """[N, ...] -> [T, B, ...]"""
-        apart = axes.reshape(y, [self.batch, self.num_samples, *axes.sizes(y)[1:]])
-        return tf.transpose(apart, [1, 0, *range(2, y.shape.rank + 1)])
 
 
 class Numbers:

@@ -17,7 +17,7 @@ import tensorflow as tf
 from keepdrop.artifact.metadata import Draw
 
 from . import axes, philox
-from .numbers import Call
+from .call import Call
 
 _TOP = np.int64(-(2**63))
 

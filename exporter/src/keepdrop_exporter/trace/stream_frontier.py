@@ -23,8 +23,8 @@ from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 
 from . import axes
+from .call import Call
 from .frontier import Frontier
-from .numbers import Call
 
 _L = keras.layers
 
