@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import Cost, Tensor
-from keepdrop.run import engine, memory
+from keepdrop.run import device, engine, memory
 from keepdrop.run.memory import parsed, readable
 
 ROW = np.zeros((1, 3), np.float32)
@@ -83,19 +83,19 @@ def test_a_run_too_large_for_the_budget_is_refused(one) -> None:
 
 def test_by_default_the_budget_is_half_of_what_is_free(one, monkeypatch) -> None:
     model = keepdrop.load(one)
-    monkeypatch.setattr(memory, "available", lambda: 100 << 20)
+    monkeypatch.setattr(memory, "available_memory", lambda: 100 << 20)
     model.sample(ROW, samples=(50 << 20) // 12)
     with pytest.raises(keepdrop.TooLarge, match="the budget is 52.4 MB .half of the memory that is free here."):
         model.sample(ROW, samples=(50 << 20) // 12 + 1)
 
 
 def test_a_small_call_does_not_ask_the_device(one, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(memory, "available_memory", lambda: pytest.fail("asked"))
     keepdrop.load(one).sample(ROW, samples=1000)
 
 
 def test_what_is_free_here_is_sane() -> None:
-    assert 1 << 20 < memory.available() < 1 << 50
+    assert 1 << 20 < device.available_memory() < 1 << 50
 
 
 def test_the_least_of_machine_and_control_groups_counts(tmp_path, monkeypatch) -> None:
@@ -107,18 +107,18 @@ def test_the_least_of_machine_and_control_groups_counts(tmp_path, monkeypatch) -
     (group.parent / "memory.max").write_text("1000\n")
     (group.parent / "memory.current").write_text("700\n")
     (group.parent / "memory.stat").write_text("anon 1\ninactive_file 100\n")
-    assert list(memory._control_groups(tmp_path, tmp_path / "cgroup")) == [400]
+    assert list(device._group_memory(tmp_path, tmp_path / "cgroup")) == [400]
     older = tmp_path / "memory" / "docker"
     older.mkdir(parents=True)
     (tmp_path / "cgroup").write_text("4:memory:/docker\n3:cpu:/elsewhere\n")
     (older / "memory.limit_in_bytes").write_text("900\n")
     (older / "memory.usage_in_bytes").write_text("100\n")
-    assert list(memory._control_groups(tmp_path, tmp_path / "cgroup")) == [800]
-    monkeypatch.setattr(memory, "_control_groups", lambda: iter([400]))
-    assert memory.available() == 400
-    monkeypatch.setattr(memory, "_control_groups", lambda: iter([]))
-    monkeypatch.setattr(memory, "_machine", lambda: iter([]))
-    assert memory.available() == memory.UNKNOWN
+    assert list(device._group_memory(tmp_path, tmp_path / "cgroup")) == [800]
+    monkeypatch.setattr(device, "_group_memory", lambda: iter([400]))
+    assert device.available_memory() == 400
+    monkeypatch.setattr(device, "_group_memory", lambda: iter([]))
+    monkeypatch.setattr(device, "_machine_memory", lambda: iter([]))
+    assert device.available_memory() == device.UNKNOWN
 
 
 def test_a_budget_changes_the_cut_and_not_the_numbers(one, closed, x, monkeypatch) -> None:
@@ -165,7 +165,7 @@ def test_a_call_without_a_budget_is_always_cut_alike(one, x, monkeypatch) -> Non
     monkeypatch.setattr(engine, "plan_chunks", lambda *args: cuts.append(args) or plan_chunks(*args))
     monkeypatch.setattr(engine, "MAX_RUN", 64)
     for free in (1 << 40, 1 << 20):
-        monkeypatch.setattr(memory, "available", lambda free=free: free)
+        monkeypatch.setattr(memory, "available_memory", lambda free=free: free)
         keepdrop.load(one, threads=2).sample(x, samples=100)
     assert cuts[0] == cuts[1]
 

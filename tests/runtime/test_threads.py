@@ -113,11 +113,12 @@ HEAD = """
 import sys
 import numpy as np
 import keepdrop
-from keepdrop import engine
+from keepdrop.run import engine
 engine.HANDOFF, engine.MAX_RUN = 0.0, 64
 x = np.random.default_rng(1).standard_normal((9, 5, 2)).astype(np.float32)
 model = keepdrop.load(sys.argv[1], threads=2)
 expected = model.sample(x, samples=100)
+np.array_equal(expected, expected)  # numpy 2 imports at the first such call, too late at the end
 """
 
 FORKED = """

@@ -14,7 +14,8 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.artifact.metadata import Head, Metadata
-from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress, available_threads
+from keepdrop.run.device import available_threads
+from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source

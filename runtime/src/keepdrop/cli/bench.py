@@ -13,7 +13,7 @@ from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError
 from keepdrop.files.sources import Choice, Rows, grouped, opened
 from keepdrop.model import load
-from keepdrop.run.engine import available_threads
+from keepdrop.run.device import available_threads
 
 from .measure import Timing, expected_milliseconds, random_inputs, samples_for, spread, standard_error, timing
 from .options import chosen_columns, columns_option, json_option, threads_option, window_option

@@ -21,7 +21,7 @@ from keepdrop.files.job import Averages, Job, Question, Span, identity
 from keepdrop.files.sources import Source, opened, standard_input
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import MAX_SAMPLES, load
-from keepdrop.run.engine import available_threads
+from keepdrop.run.device import available_threads
 from keepdrop.run.session import ONNXRUNTIME_VERSION
 
 from .interrupts import ending_by_signal

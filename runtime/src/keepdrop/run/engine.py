@@ -41,11 +41,17 @@ RUN_SECONDS = 0.5
 BLOCK_BYTES = 64 << 20
 # What summing up takes for each element of the samples: deviations in float64, a sorted copy.
 BYTES_SUMMARISED = 12
-# Seconds that a second worker adds to a call: waking it, cutting and joining, and what two at once slow each other
-# down (130 to 150 us measured for calls of 0.2 to 0.4 ms).
-HANDOFF = 150e-6
-# Seconds a sample and row costs where the artifact does not say: a small recurrent network's.
+# Seconds that workers add to a call: waking them, cutting and joining. 0.15 ms were measured on one processor (AVX-512)
+# and 0.35 to 0.5 ms on another (AVX2, two threads of one core): taken as the largest, since a call that wakes a worker
+# in vain loses more than one that does not loses.
+HANDOFF = 500e-6
+# How much slower runs are that go on at once: they share caches, and perhaps a core (1.09 on the second processor).
+CROWDING = 1.1
+# What a run and a sample of a row in it cost where the artifact does not say: a small recurrent network's.
+UNKNOWN_RUN = 200e-6
 UNKNOWN_SAMPLE = 5e-6
+# Workers may take so many times the processor time that one thread would.
+MOST_WORK = 2
 # With this many rows a worker the uneven share of the last one no longer matters.
 ROWS_A_WORKER = 4
 
@@ -281,13 +287,6 @@ class _Results:
             ) from None
 
 
-def available_threads() -> int:
-    """The number of CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[Chunk]:
     """Cut `samples` x `batch` into chunks of at most `limit` each, as many for one worker as for the other.
 
@@ -302,15 +301,18 @@ def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[Chun
 
 
 def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> int:
-    """How many of `threads` end soonest with `sample_rows` samples x rows.
+    """How many of `threads` end soonest with `sample_rows` samples x rows, and take at most twice the work of one.
 
-    With w of them a call takes ``run + sample * sample_rows / w``, the costs as `verify` measured them, and
-    `HANDOFF` where w is more than 1. It depends on nothing but the file and the call, so a call is always cut alike.
+    With w of them a call takes ``run + sample * sample_rows / w``, the costs as the export measured them (0 is
+    unknown), `CROWDING` times that and `HANDOFF` more where w is more than 1; each has a run of its own. It depends on
+    nothing but the file and the call, so a call is always cut alike.
     """
-    sample = cost.sample if cost else UNKNOWN_SAMPLE
-    threads = min(threads, sample_rows)
-    saved = sample * sample_rows * (1 - 1 / threads)
-    return threads if saved > HANDOFF else 1
+    run = (cost and cost.run) or UNKNOWN_RUN
+    work = ((cost and cost.sample) or UNKNOWN_SAMPLE) * sample_rows
+    most = min(threads, sample_rows, int((MOST_WORK * (run + work) - work) / run))
+    if most < 2 or CROWDING * (run + work / most) + HANDOFF >= run + work:
+        return 1
+    return most
 
 
 def run_limit(metadata: Metadata, longest: int) -> int:

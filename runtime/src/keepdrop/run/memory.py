@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import operator
-import os
 import re
-from collections.abc import Iterator
 from typing import Optional, Union
 
 from keepdrop.errors import InputError, TooLarge
 
+from .device import available_memory
+
 # The share of the device's free memory that one call may take.
 SHARE = 0.5
-# Where a platform does not say what it has.
-UNKNOWN = 1 << 30
 # Calls below this do not ask the device what it has free, which takes longer than a small call itself.
 SMALL = 16 << 20
 
@@ -42,7 +40,7 @@ class Budget:
         return TooLarge(f"{what} = {readable(size)}, and the budget is {readable(self._limit())} ({origin}); {cure}")
 
     def _limit(self) -> int:
-        return int(SHARE * available()) if self.memory is None else self.memory
+        return int(SHARE * available_memory()) if self.memory is None else self.memory
 
 
 def parsed(memory: Union[int, str]) -> int:
@@ -72,48 +70,3 @@ def readable(size: int) -> str:
         if size >= factor:
             return f"{size / factor:,.1f} {unit}"
     return f"{size} bytes"
-
-
-def available() -> int:
-    """Bytes this process can still get, as the system tells: the least of the machine's and of its control groups'."""
-    found = [*_machine(), *_control_groups()]
-    return max(0, min(found)) if found else UNKNOWN
-
-
-def _machine() -> Iterator[int]:
-    match = re.search(r"MemAvailable:\s*(\d+) kB", _read("/proc/meminfo"))
-    if match:
-        yield int(match[1]) << 10
-        return
-    try:
-        yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no such name, or no such function on Windows
-        return
-
-
-def _control_groups(root: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> Iterator[int]:
-    """What each group this process is in, and those around it, leave of their limits."""
-    for line in _read(own).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = os.path.join(root, "memory") if controllers else root
-        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
-        parts = [part for part in path.split("/") if part]
-        # In a container the path can be the host's, and only the root is there.
-        for depth in range(len(parts) + 1):
-            folder = os.path.join(base, *parts[:depth])
-            limit, usage = (_read(os.path.join(folder, name)).strip() for name in names)
-            if limit.isdigit() and usage.isdigit():
-                # The page cache in it is given back when asked for.
-                statistics = _read(os.path.join(folder, "memory.stat"))
-                cached = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
-                yield int(limit) - int(usage) + (int(cached[1]) if cached else 0)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
