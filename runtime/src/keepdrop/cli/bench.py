@@ -60,7 +60,7 @@ def bench(
         raise InputError(f"--precision is {precision:g}; give a standard error above 0")
     if data is None and (columns or window):
         raise click.UsageError("--columns and --window choose from a table; give it with --data.")
-    model = load(artifact, threads=threads)
+    model = load(artifact, threads=threads, by_output=True)
     choice = chosen_columns(columns, None, window)
     x = _inputs(model.metadata, data, choice, max(rows, ROWS_OF_SPREAD), length)
     spreads = spread(model, _first(x, ROWS_OF_SPREAD))
