@@ -435,7 +435,7 @@ def test_what_does_not_fit_is_one_sentence(one, two, series, readings, x, tmp_pa
     assert "is one table" in refused("predict", two, data, "-o", out)
     assert "leave them out" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--window", 4)
     assert "no array 'id'" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--id", "id")
-    assert "its suffix is none of" in refused("predict", one, tmp_path / "x.txt", "-o", out)
+    assert "its suffix is none of" in refused("predict", one, tmp_path / "x.xlsx", "-o", out)
     assert "its suffix is none of" in refused("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.xml")
     assert "no column for samples" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--keep-samples")
     assert "part 1 of 8 is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--part", "1/8")
