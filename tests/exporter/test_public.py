@@ -25,13 +25,16 @@ def test_names() -> None:
         "Refusal",
         "Report",
         "RetrofitError",
+        "ScalingError",
         "VerifyError",
         "__version__",
         "export",
         "load",
         "load_savedmodel",
+        "scaler_json",
         "verify",
         "with_dropout",
+        "with_scaling",
     ]
     assert [name for name in keepdrop_exporter.__all__ if not hasattr(keepdrop_exporter, name)] == []
     assert all(

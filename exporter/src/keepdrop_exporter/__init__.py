@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepdrop import __version__
 
-from .errors import ConvertError, ExportError, LoadError, Refusal, RetrofitError, VerifyError
+from .errors import ConvertError, ExportError, LoadError, Refusal, RetrofitError, ScalingError, VerifyError
 
 if TYPE_CHECKING:
     from keepdrop_exporter.formats.savedmodel import load_savedmodel
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .monte_carlo import MonteCarloDropout, MonteCarloGRU, MonteCarloLSTM, MonteCarloSimpleRNN
     from .pipeline import Report, export, verify
     from .retrofit import with_dropout
+    from .scalers import scaler_json
+    from .scaling import with_scaling
 
 __all__ = [
     "ConvertError",
@@ -34,13 +36,16 @@ __all__ = [
     "Refusal",
     "Report",
     "RetrofitError",
+    "ScalingError",
     "VerifyError",
     "__version__",
     "export",
     "load",
     "load_savedmodel",
+    "scaler_json",
     "verify",
     "with_dropout",
+    "with_scaling",
 ]
 
 # These need TensorFlow, whose import takes seconds: the command asks for --help and errors without it.
@@ -48,6 +53,8 @@ _WITH_TENSORFLOW = {
     **dict.fromkeys(("Report", "export", "verify"), ".pipeline"),
     "load": ".loading.reading",
     "with_dropout": ".retrofit",
+    "scaler_json": ".scalers",
+    "with_scaling": ".scaling",
     "load_savedmodel": ".formats.savedmodel",
     **dict.fromkeys(("MonteCarloDropout", "MonteCarloGRU", "MonteCarloLSTM", "MonteCarloSimpleRNN"), ".monte_carlo"),
 }

@@ -89,8 +89,25 @@ def _rates(context: click.Context, parameter: click.Parameter, values: tuple[str
     return rates
 
 
-def _dropout(help: str, required: bool = False) -> Callable[[Any], Any]:
-    return click.option("--dropout", multiple=True, required=required, metavar="LAYER=RATE", callback=_rates, help=help)
+_scaling = [
+    click.option(
+        "--input-scaler",
+        type=click.Path(path_type=Path),
+        metavar="FILE.json",
+        help='What the inputs were scaled with, {"mean": [...], "scale": [...]} or {"min": [...], "max": [...]}: raw '
+        "numbers go in.",
+    ),
+    click.option(
+        "--output-scaler",
+        type=click.Path(path_type=Path),
+        metavar="FILE.json",
+        help="What the targets were scaled with: raw numbers come out.",
+    ),
+]
+
+
+def _dropout(help: str) -> Callable[[Any], Any]:
+    return click.option("--dropout", multiple=True, metavar="LAYER=RATE", callback=_rates, help=help)
 
 
 @click.command(
@@ -111,6 +128,7 @@ def _dropout(help: str, required: bool = False) -> Callable[[Any], Any]:
     help="What to write. [default: onnx where OUTPUT ends in .onnx, savedmodel where it has no suffix]",
 )
 @_dropout("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
+@_with(_scaling)
 @click.option(
     "--default-samples",
     default=DEFAULT_SAMPLES,
@@ -142,6 +160,9 @@ def export(
     --dropout puts dropout where the model was trained without: lstm.input and lstm.recurrent set both rates of a
     recurrent layer, dense.input puts a Dropout before another layer, dropout_1 sets a dropout layer's rate (0 takes
     it out), '*.recurrent' means every recurrent layer.
+
+    --input-scaler and --output-scaler put the scaling of the training data into the file, so that it takes and gives
+    numbers in their own units; keepdrop_exporter.scaler_json(scaler) writes the JSON of a fitted scaler.
     """
     api = _exporter()
     began = time.perf_counter()
@@ -189,6 +210,7 @@ def export(
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("artifact", type=click.Path(path_type=Path))
 @_dropout("A rate that was set on the way to ARTIFACT, as for export; can be repeated.")
+@_with(_scaling)
 @_with([*_loading, *_verification])
 def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom: Path | None, **options: Any) -> None:
     """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from.
@@ -205,26 +227,28 @@ def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom
 
 @click.command(
     epilog="Example: keepdrop retrofit plain.keras -o mc.keras --dropout '*.recurrent=0.2'",
-    short_help="Set a Keras model's dropout rates.",
+    short_help="Set a Keras model's dropout rates and scaling.",
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .keras file to write.")
 @_dropout(
     "LAYER=RATE for a dropout layer (0 takes it out), LAYER.input or LAYER.recurrent; globs; can be repeated.",
-    required=True,
 )
-@_with(_loading)
+@_with([*_scaling, *_loading])
 @json_option
 def retrofit(
     model: Path, output: Path, dropout: dict[str, float], as_json: bool, custom: Path | None, **options: Any
 ) -> None:
-    """Write MODEL with other dropout rates to a .keras file that plain Keras loads.
+    """Write MODEL with other dropout rates, or with its scaling built in, to a .keras file that plain Keras loads.
 
     LAYER.input and LAYER.recurrent set the dropout and recurrent_dropout of a recurrent layer; LAYER.input of any
     other puts a Dropout before it. Layers of nested models are named by path, such as encoder/lstm.recurrent.
 
-    Weights and output without dropout are unchanged: that is checked before the file gets its name.
+    Weights and output without dropout are unchanged: that is checked before the file gets its name. With
+    --input-scaler and --output-scaler it then takes and gives numbers in their own units.
     """
+    if not dropout and options["input_scaler"] is None and options["output_scaler"] is None:
+        raise click.UsageError("Nothing to set: give --dropout LAYER=RATE, --input-scaler or --output-scaler.")
     _exporter()
     from .retrofit import save_with_dropout
 
@@ -232,7 +256,8 @@ def retrofit(
     if as_json:
         click.echo(json.dumps({"path": str(output), "changes": changes}))
         return
-    click.echo(f"{output}: the weights of {model}, and its output without dropout")
+    raw = any(options[name] for name in ("input_scaler", "output_scaler"))
+    click.echo(f"{output}: the weights of {model}, and its output without dropout{', on raw numbers' * raw}")
     for change in changes:
         click.echo(f"  {change}")
 

@@ -4,6 +4,7 @@ KeepdropError
 └── ExportError        ValueError: an argument of the export
     ├── LoadError      load: the Keras file cannot be read
     ├── RetrofitError  retrofit: a dropout rate that cannot be set where it was asked for
+    ├── ScalingError   scaling: a scaler that is none, or that does not fit the model
     ├── Refusal        plan: the model cannot be exported exactly; names the layer and the cure
     ├── ConvertError   RuntimeError, convert: TensorFlow's graph does not become a valid ONNX file
     └── VerifyError    RuntimeError, verify: the artifact's samples are not Keras'
@@ -24,6 +25,10 @@ class LoadError(ExportError):
 
 class RetrofitError(ExportError):
     """A dropout rate that is none, that belongs nowhere, or that would change more than the dropout."""
+
+
+class ScalingError(ExportError):
+    """A scaler that is none, is not exact in float32, or does not fit the input or output it is for."""
 
 
 class Refusal(ExportError):

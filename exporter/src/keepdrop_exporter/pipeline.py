@@ -14,6 +14,9 @@ from keepdrop.answer.heads import Heads
 from keepdrop.artifact.metadata import (
     DEFAULT_SAMPLES,
     FIRST_SAMPLE,
+    LOGVAR,
+    MEAN,
+    MEAN_LOGVAR,
     METADATA_ASSET,
     NUM_SAMPLES,
     Head,
@@ -35,6 +38,7 @@ from . import writing
 from .errors import ExportError
 from .formats import onnx_export, savedmodel
 from .retrofit import retrofitted
+from .scaling import scaled
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ def export(
     streaming: bool = False,
     format: str | None = None,
     dropout: Mapping[str, float] | None = None,
+    input_scaler: Any = None,
+    output_scaler: Any = None,
     default_samples: int = DEFAULT_SAMPLES,
     heads: Heads | None = None,
     rows: int = 4,
@@ -91,6 +97,9 @@ def export(
         the path ends in ``.onnx``, and a SavedModel where it has no suffix.
     dropout
         Rates to set first, by layer; see ``with_dropout``. The artifact is then verified against that model.
+    input_scaler, output_scaler
+        What the inputs and the targets were scaled with, for an artifact that takes and gives raw numbers; see
+        ``with_scaling``. It comes after ``dropout``, and the artifact is verified against that model.
     default_samples
         How many samples the graph draws where ``num_samples`` is not given.
     heads
@@ -105,7 +114,7 @@ def export(
 
     Raises
     ------
-    LoadError, RetrofitError, Refusal, ConvertError, VerifyError
+    LoadError, RetrofitError, ScalingError, Refusal, ConvertError, VerifyError
         The stage that failed, each with what to do.
     """
     target = Path(path)
@@ -124,7 +133,8 @@ def export(
     if write is _write_onnx:
         onnx_export.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
-    loaded = replace(loaded, model=retrofit_model, changes=(*loaded.changes, *changes))
+    raw_model, lines = scaled(retrofit_model, input_scaler, output_scaler, heads)
+    loaded = replace(loaded, model=raw_model, changes=(*loaded.changes, *changes, *lines))
     progress("plan")
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
@@ -149,6 +159,8 @@ def verify(
     artifact: str | Path,
     *,
     dropout: Mapping[str, float] | None = None,
+    input_scaler: Any = None,
+    output_scaler: Any = None,
     rows: int = 4,
     samples: int = 16,
     seed: int = 0,
@@ -169,6 +181,8 @@ def verify(
         The ONNX file, or the directory of a SavedModel.
     dropout
         The rates that were set on the way to the artifact, by layer; see ``with_dropout``.
+    input_scaler, output_scaler
+        The scalers that were built into the artifact; see ``with_scaling``.
     rows, samples
         How many examples, and how many samples of each, are compared.
     seed
@@ -190,11 +204,20 @@ def verify(
     """
     if isinstance(model, (str, Path)):
         model = load(model, custom_objects, weights, trust_code=trust_code)
+    metadata = open_artifact(artifact).metadata
     keras_model, _ = retrofitted(model, dropout or {})
-    streaming = open_artifact(artifact).metadata.stream is not None
+    keras_model, _ = scaled(keras_model, input_scaler, output_scaler, _declared(metadata.heads))
+    streaming = metadata.stream is not None
     check = verify_stream if streaming else verify_plan
     plan = make_plan(keras_model)
     return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+
+
+def _declared(heads: tuple[Head, ...]) -> dict[str, str]:
+    """The declaration that makes these heads."""
+    kinds = {h.output: (h.output, h.kind) for h in heads if h.kind not in (MEAN, LOGVAR)}
+    kinds |= {h.output: (f"{h.output},{h.partner}", MEAN_LOGVAR) for h in heads if h.kind == MEAN}
+    return dict(kinds.values())
 
 
 Update = Callable[[Metadata], None]

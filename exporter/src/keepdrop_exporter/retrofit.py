@@ -32,6 +32,7 @@ from keepdrop_exporter.plan.inputs import random_batches
 from . import writing
 from .errors import RetrofitError
 from .plan import keras_hooks
+from .scaling import scaled
 
 _DROPOUTS = (
     keras.layers.Dropout,
@@ -94,6 +95,8 @@ def save_with_dropout(
     model: keras.Model | str | Path,
     path: str | Path,
     dropout: Mapping[str, float],
+    input_scaler: Any = None,
+    output_scaler: Any = None,
     custom_objects: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     trust_code: bool = False,
@@ -108,6 +111,8 @@ def save_with_dropout(
         The file to write; it gets its name once its output without dropout is found equal to the model's.
     dropout
         As in ``with_dropout``.
+    input_scaler, output_scaler
+        As ``inputs`` and ``outputs`` of ``with_scaling``, which comes after it.
     custom_objects, weights, trust_code
         How a file is loaded; see ``load``.
 
@@ -118,8 +123,8 @@ def save_with_dropout(
 
     Raises
     ------
-    LoadError, RetrofitError
-        As ``with_dropout``; or the path is none that can be written.
+    LoadError, RetrofitError, ScalingError
+        As ``with_dropout`` and ``with_scaling``; or the path is none that can be written.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -133,19 +138,20 @@ def save_with_dropout(
             raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
     source = given.model
     made, changes = retrofitted(source, dropout)
+    made, lines = scaled(made, input_scaler, output_scaler)
     with writing.temporary_beside(target) as partial:
         made.save(partial)
         # What it holds came from the model given, its code included.
         loaded = keras.models.load_model(
             partial, custom_objects=_custom_objects(source), compile=False, safe_mode=False
         )
-        _refuse_other_output(source, loaded)
+        _refuse_other_output(made if lines else source, loaded)
         writing.replace(partial, target)
     # Keras stores registered objects under the name of their package; importing that alone does not register them.
     needs = (
         "it has functions or layers of keepdrop's: before keras.models.load_model, from keepdrop_exporter import load",
     )
-    return (*given.changes, *changes, *(needs if '"keepdrop>' in made.to_json() else ()))
+    return (*given.changes, *changes, *lines, *(needs if '"keepdrop>' in made.to_json() else ()))
 
 
 @dataclass

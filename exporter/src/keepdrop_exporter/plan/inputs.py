@@ -59,11 +59,16 @@ def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, s
     """Inputs that the model accepts, [rows, ...] each, where dynamic axis i has the length ``length + i * step``."""
     limits = keras_hooks.vocabulary_sizes(plan.model)
     masked = keras_hooks.mask_values(plan.model)
+    normalized = keras_hooks.normalizations(plan.model)
     lengths = itertools.count(length, step)
     batch = {}
     for i, t in enumerate(plan.inputs):
         shape = (rows, *(next(lengths) if n is None else n for n in t.shape[1:]))
         batch[t.name] = _random_input(t, shape, limits.get(i), rng)
+        if i in normalized:
+            # Numbers of the input's own scale: others would saturate what follows, and prove little.
+            mean, variance = (np.asarray(part)[0] for part in normalized[i])
+            batch[t.name] = (mean + np.sqrt(variance) * batch[t.name]).astype(t.dtype)
         if i in masked:
             # One row ends early, another has a gap.
             batch[t.name][0, -(shape[1] // 3) :] = masked[i]

@@ -313,6 +313,23 @@ def mask_values(model: keras.Model) -> dict[int, float]:
     return found
 
 
+def normalizations(model: keras.Model) -> dict[int, tuple[Any, Any]]:
+    """For each input of the model that a ``Normalization`` reads, by its position: its mean and variance."""
+    return {
+        i: (layer.mean, layer.variance)
+        for layer in all_layers(model)
+        if isinstance(layer, keras.layers.Normalization) and not layer.invert
+        for i, x in enumerate(model.inputs)
+        if any(x is y for node in layer._inbound_nodes for y in node.input_tensors)
+    }
+
+
+def structures(model: keras.Model) -> tuple[Any, Any]:
+    """The inputs and the outputs of a functional or sequential model, nested as it was made."""
+    graph = layer_graph(model)
+    return graph._inputs_struct, graph._outputs_struct
+
+
 def graph_operations(model: keras.Model) -> list[Any]:
     """The layers and operations of a functional or sequential model, inputs included, those of models in it not."""
     return list(layer_graph(model).operations)

@@ -41,6 +41,7 @@ _PER_STEP = {
     _L.LeakyReLU,
     _L.Masking,
     _L.ReLU,
+    _L.Rescaling,
     _L.SpatialDropout1D,
 }
 _MERGES = {_L.Add, _L.Average, _L.Concatenate, _L.Maximum, _L.Minimum, _L.Multiply, _L.Subtract}

@@ -16,7 +16,6 @@ ROW = "row"
 SAMPLES = "samples"
 N = "n"
 MET = "met"
-REASON = "reason"
 
 
 class Field(NamedTuple):
