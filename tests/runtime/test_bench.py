@@ -99,7 +99,7 @@ def test_random_inputs_have_the_artifacts_shapes(two, metadata) -> None:
 
 
 def test_refusals(one, tmp_path) -> None:
-    assert "give a standard error above 0" in call("bench", one, "--precision", "0", code=1).stderr
+    assert "'--precision': 0.0 is not in the range x>0" in call("bench", one, "--precision", "0", code=2).stderr
     assert "give it with --data" in call("bench", one, "--window", "3", code=2).stderr
     np.save(tmp_path / "none.npy", np.zeros((0, 3), np.float32))
     assert "has no row" in call("bench", one, "--data", tmp_path / "none.npy", code=1).stderr

@@ -51,6 +51,6 @@ def test_only_session_imports_onnxruntime_and_only_the_command_imports_click() -
         return {name for name, text in sources.items() if re.search(rf"^\s*(import|from) {module}", text, re.M)}
 
     assert importers("onnxruntime") == {"run/session.py"}
-    assert importers("pyarrow") == {"files/parquet.py"}
+    assert importers("pyarrow") == {"files/arrow.py"}
     assert importers("matplotlib") == {"files/plot.py"}
     assert importers("click") == {name for name in sources if name.startswith("cli/")} - {"cli/measure.py"}

@@ -145,7 +145,7 @@ def test_refusals_come_before_the_work(one, x, tmp_path, monkeypatch) -> None:
     assert "its suffix is none of .png" in call(*arguments, tmp_path / "out.gif", code=1).stderr
     assert "make it first" in call(*arguments, tmp_path / "none" / "out.png", code=1).stderr
     monkeypatch.delitem(sys.modules, "keepdrop.files.plot")
-    monkeypatch.delattr(keepdrop, "plot")
+    monkeypatch.delattr(keepdrop.files, "plot")
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)

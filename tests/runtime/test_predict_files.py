@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import Tensor
-from keepdrop.files import work
+from keepdrop.files import sources, work
 
 STEPS = 4
 
@@ -148,7 +148,8 @@ INPUTS = [
 def test_every_input_and_every_part_of_it_gives_the_same_numbers(one, x, tmp_path, name) -> None:
     data = write_input(tmp_path / name, x)
     expected = keepdrop.load(one).predict(x, samples=9, seed=3)
-    options = ("--samples", 9, "--seed", 3, "--interval", 0.9)
+    options = ["--samples", 9, "--seed", 3, "--interval", 0.9]
+    options += ["--columns", "a,b,c"] if name == "x.parquet" else []
     for batch in (1, 3, 100):
         call("predict", one, data, "-o", tmp_path / "out.npz", *options, "--batch", batch)
         assert_predicts(read(tmp_path / "out.npz"), expected, range(7))
@@ -372,13 +373,13 @@ def test_a_pipe_answers_what_comes_before_a_bad_line(one) -> None:
         ("a,b,c\n1,2,3\n4,nan,6\n", "line 3, column 'b' holds 'nan', not a finite number"),
         ("a,b,c\n1,2,3\n\n4,inf,6\n", "line 4, column 'b' holds 'inf'"),
         ("a,b,c\n1,2,3\n4,1_0,6\n", "line 3, column 'b' holds '1_0'"),
-        ('a,b,c,d\n1,2,3,"x\ny"\n4,five,6,z\n', "line 4, column 'b' holds 'five'"),
+        ('a,b,c\n1,2,"3\n"\n4,five,6\n', "line 4, column 'b' holds 'five'"),
         ("a,b,c\n1,2,3\n4,5\n", "line 3 has 2 cells and the header 3"),
         ("a,b,c\n1,2,1e39\n", "holds 1e+39, which is beyond float32"),
         ("a,b,c\n", "has no line below its header"),
         ("", "is empty"),
         ("a,b,b\n1,2,3\n", "names column 'b' twice"),
-        ("a;b;c\n1;2;3\n", "has no column of numbers among ['a;b;c']"),
+        ("a;b,c;d\n1;2;3\n", "line 1 holds ',' and ';', and either may stand between cells; say"),
         ("a,b\n1,2\n", "input 'x' takes [3] an example and a line of"),
         ('a,b,c\n1,"2"x,3\n', "is not CSV"),
         ('{"a": 1, "b": 2, "c": 3}\n{"a": 1, "c": 3}\n', "line 2 has no 'b'"),
@@ -426,11 +427,15 @@ def test_what_does_not_fit_is_one_sentence(one, two, series, readings, x, tmp_pa
         "predict", series, data, "-o", out, "--window", 4, "--columns", "a,b", "--id", "hour"
     )
     assert "has no column 'z'" in refused("predict", series, data, "-o", out, "--window", 4, "--columns", "a,z")
-    assert "--window is 0" in refused("predict", series, data, "-o", out, "--window", 0)
+    with (
+        pytest.raises(keepdrop.InputError, match="window is 0; give 1 or more lines"),
+        sources.opened(data, keepdrop.load(series).metadata, sources.Choice(window=0)),
+    ):
+        pass
     assert "is one table" in refused("predict", two, data, "-o", out)
     assert "leave them out" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--window", 4)
     assert "no array 'id'" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--id", "id")
-    assert "its suffix is none of" in refused("predict", one, tmp_path / "x.txt", "-o", out)
+    assert "its suffix is none of" in refused("predict", one, tmp_path / "x.xlsx", "-o", out)
     assert "its suffix is none of" in refused("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.xml")
     assert "no column for samples" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--keep-samples")
     assert "part 1 of 8 is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--part", "1/8")
@@ -455,8 +460,8 @@ def test_what_does_not_fit_is_one_sentence(one, two, series, readings, x, tmp_pa
 
 def test_parquet_without_pyarrow_says_what_to_install(one, x, tmp_path, monkeypatch) -> None:
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.delitem(sys.modules, "keepdrop.files.parquet", raising=False)
-    monkeypatch.delattr(keepdrop.files, "parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "keepdrop.files.arrow", raising=False)
+    monkeypatch.delattr(keepdrop.files, "arrow", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert "keepdrop[table]" in refused("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.parquet")
     assert "keepdrop[table]" in refused("predict", one, tmp_path / "x.parquet", "-o", tmp_path / "out.csv")
@@ -560,5 +565,5 @@ def test_options_that_exclude_each_other(classes, x, tmp_path) -> None:
     ):
         assert "Usage:" in call(*arguments, *pair, code=2).stderr
     assert "depends on timing" in refused(*arguments, "--deadline-ms", 5, "--resume")
-    assert "standard_error(-1" in refused(*arguments, "--standard-error", -1)
-    assert "confidence is 2" in refused(*arguments, "--decide", 0.5, "--confidence", 2)
+    assert "is not in the range x>0" in call(*arguments, "--standard-error", -1, code=2).stderr
+    assert "2 is not between 0 and 1" in call(*arguments, "--decide", 0.5, "--confidence", 2, code=2).stderr

@@ -75,9 +75,9 @@ def test_an_error_in_one_thread_is_not_anothers(one, x, closed, monkeypatch) -> 
 
 
 @pytest.mark.parametrize("through", [lambda m: pickle.loads(pickle.dumps(m)), copy.copy, copy.deepcopy])
-def test_a_model_is_pickled_by_its_file(one, x, closed, through) -> None:
-    model = through(keepdrop.load(one, threads=2, memory="1MB"))
-    np.testing.assert_array_equal(model.sample(x), closed(x, 5))
+def test_a_model_is_pickled_with_what_it_was_opened_with(one, x, closed, through) -> None:
+    model = through(keepdrop.load(one, threads=2, memory="1MB", by_output=True))
+    np.testing.assert_array_equal(model.sample(x)["y"], closed(x, 5))
     with pytest.raises(keepdrop.TooLarge, match="the budget is 1.0 MB"):
         model.sample(x, samples=10**6)
 
@@ -88,14 +88,25 @@ def test_a_model_from_memory_is_pickled_with_its_content(one, x, closed) -> None
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).sample(x), closed(x, 5))
 
 
-def test_a_pickled_model_does_not_become_another(one, two) -> None:
-    pickled = pickle.dumps(keepdrop.load(one))
+def test_a_pickled_model_needs_no_file_and_tells_of_no_machine(one, two, x, closed, monkeypatch) -> None:
+    monkeypatch.setattr("keepdrop.model.available_threads", lambda: 3)
+    pickled = pickle.dumps(keepdrop.load(one.resolve()))
+    assert str(one.parent).encode() not in pickled and b"one.onnx" in pickled
     one.write_bytes(two.read_bytes())
-    with pytest.raises(keepdrop.ArtifactError, match="is another file than that of the model that was pickled"):
-        pickle.loads(pickled)
+    monkeypatch.setattr("keepdrop.model.available_threads", lambda: 5)  # another machine
+    again = pickle.loads(pickled)
+    np.testing.assert_array_equal(again.sample(x), closed(x, 5))
+    assert again._engine._threads == 5
     one.unlink()
-    with pytest.raises(keepdrop.ArtifactMissing):
-        pickle.loads(pickled)
+    assert pickle.dumps(again) == pickled
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_a_model_whose_file_is_no_longer_there_is_not_pickled(one, two, change: str) -> None:
+    model = keepdrop.load(one)
+    one.unlink() if change == "gone" else one.write_bytes(two.read_bytes())
+    with pytest.raises(keepdrop.ArtifactError, match="is no longer the file that was opened; load it again"):
+        pickle.dumps(model)
 
 
 def run(script: str, *arguments) -> str:

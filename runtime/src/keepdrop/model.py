@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, TypedDict, Union, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
+from keepdrop.answer.results import Answers, Samples, of_outputs
 from keepdrop.artifact.metadata import Head, Metadata
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
@@ -25,11 +27,45 @@ from keepdrop.stream.stream import Stream, checked_drawn, fresh, steps_of
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 # What `until` and `deadline` end with where nothing is said.
 MAX_SAMPLES = 10_000
 
 
-def load(path: Source, threads: Optional[int] = None, memory: Optional[Union[int, str]] = None) -> Model:
+class Asked(TypedDict):
+    """Which samples of which rows: what every call of a model says."""
+
+    samples: Optional[int]
+    seed: int
+    rows: Optional[ArrayLike]
+    first_sample: int
+
+
+@overload
+def load(
+    path: Source,
+    threads: Optional[int] = ...,
+    memory: Optional[Union[int, str]] = ...,
+    *,
+    by_output: Literal[False] = ...,
+) -> Model: ...
+@overload
+def load(
+    path: Source,
+    threads: Optional[int] = ...,
+    memory: Optional[Union[int, str]] = ...,
+    *,
+    by_output: Literal[True],
+) -> Model[dict[str, NDArray[Any]], dict[str, Prediction]]: ...
+def load(
+    path: Source,
+    threads: Optional[int] = None,
+    memory: Optional[Union[int, str]] = None,
+    *,
+    by_output: bool = False,
+) -> Any:
     """Open an artifact.
 
     Parameters
@@ -37,11 +73,15 @@ def load(path: Source, threads: Optional[int] = None, memory: Optional[Union[int
     path
         The file's path, or a file open for reading bytes: ``io.BytesIO(content)`` for what is in memory.
     threads
-        The most threads that a call runs on (default: every CPU this process may use). Each beyond the first opens
-        the file once more when it is first needed: memory for the weights grows with it.
+        The most threads that a call runs on (default: what this process may use, by its affinity, the CPU quota of
+        its control groups and ``OMP_NUM_THREADS``). Each beyond the first opens the file once more when it is first
+        needed: memory for the weights grows with it.
     memory
         The most bytes that the arrays of a call may take, also as text such as ``"500MB"`` (default: half of what
         the device has free at the call). A call is cut to stay within it, or refused before it starts.
+    by_output
+        Give a dict by output name also where there is one output, for code that takes any artifact. By default only
+        artifacts with several outputs do so; type checkers expect one output then.
 
     Raises
     ------
@@ -52,28 +92,38 @@ def load(path: Source, threads: Optional[int] = None, memory: Optional[Union[int
     InputError
         `threads` is not an integer of 1 or more, or `memory` no size.
     """
-    count = available_threads() if threads is None else integer("threads", threads, least=1)
+    if threads is not None:
+        threads = integer("threads", threads, least=1)
     budget = Budget(None if memory is None else parsed(memory))
-    session = Session(path)
-    return Model(session, count, budget)
+    return Model(Session(path), threads, budget, by_output)
 
 
-class Model:
+class Model(Generic[Samples, Answers]):
     """An artifact that samples; made by :func:`keepdrop.load`, safe to call from several threads.
 
-    The calling thread works too: `threads` is the most that one call keeps busy.
+    The calling thread works too: `threads` is the most that one call keeps busy (None: what this process may use).
     """
 
-    def __init__(self, session: AnySession, threads: int, budget: Optional[Budget] = None) -> None:
+    def __init__(
+        self,
+        session: AnySession,
+        threads: Optional[int] = None,
+        budget: Optional[Budget] = None,
+        by_output: bool = False,
+    ) -> None:
         self._session = session
         self._threads = threads
         self._budget = budget or Budget()
-        self._engine = Engine(session, threads, self._budget)
+        self._named = by_output
+        self._engine = Engine(session, available_threads() if threads is None else threads, self._budget)
         self._heads = resolved(session.metadata.outputs, session.metadata.heads)
+        self._outputs = [tensor.name for tensor in session.metadata.outputs]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by its source, which is opened again where it is unpickled, and has to be the same there."""
-        return _unpickled, (type(self._session), *self._session.source, self._threads, self._budget.memory)
+        """Pickled as the artifact's content, so that it opens on any machine, with the threads that this has."""
+        name = os.path.basename(self._session.path)
+        opened_by = type(self._session), *self._session.source, name
+        return _unpickled, (*opened_by, self._threads, self._budget.memory, self._named)
 
     @property
     def metadata(self) -> Metadata:
@@ -93,7 +143,7 @@ class Model:
         seed: int = 0,
         rows: Optional[ArrayLike] = None,
         first_sample: int = 0,
-    ) -> Any:
+    ) -> Samples:
         """Stochastic forward passes: [samples, batch, ...], by output name in a dict where there are several outputs.
 
         The same arguments give the same numbers, whatever the threads, the machine and the rest of the batch.
@@ -119,7 +169,8 @@ class Model:
             What would be held at once does not fit in the memory budget; the text has the arithmetic.
         """
         request = self._checked(x, samples=samples, seed=seed, rows=rows, first_sample=first_sample)
-        return self._by_output(self._engine.run(request))
+        draws: Samples = of_outputs(self._outputs, self._engine.run(request), self._named)
+        return draws
 
     def predict(
         self,
@@ -135,7 +186,7 @@ class Model:
         deadline: Optional[float] = None,
         heads: Optional[Heads] = None,
         progress: Optional[Progress] = None,
-    ) -> Any:
+    ) -> Answers:
         """The same samples summarised: a :class:`Prediction`, by output name in a dict where there are several outputs.
 
         Parameters
@@ -177,22 +228,23 @@ class Model:
         adapts = until is not None or deadline is not None
         most = _most_samples(samples, max_samples, adapts)
         request = self._checked(x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
-        of_outputs = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
+        of_each = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
         if adapts:
             ends = None if deadline is None else began + _seconds(deadline)
-            found = adaptive.predict(self._engine, request, of_outputs, until, ends, numbers, progress)
+            found = adaptive.predict(self._engine, request, of_each, until, ends, numbers, progress)
         elif numbers is None:
             self._engine.demand(request, BYTES_SUMMARISED)
             outputs = self._engine.run(request, progress)
-            found = [summarise(draws, head=head) for draws, head in zip(outputs, of_outputs)]
+            found = [summarise(draws, head=head) for draws, head in zip(outputs, of_each)]
         else:
             self._engine.demand_summaries(request, 2 + numbers.size)
             summary = self._quantiles if numbers.size else self._moments
             size = self._engine.block(request, MAX_BLOCK)
-            blocks = [summary(block, of_outputs, numbers, progress) for block in request.row_blocks(size)]
+            blocks = [summary(block, of_each, numbers, progress) for block in request.row_blocks(size)]
             found = [concatenated(parts) for parts in zip(*blocks)]
-        return self._by_output(paired(found))
+        answers: Answers = of_outputs(self._outputs, paired(found), self._named)
+        return answers
 
     def stream(
         self,
@@ -202,7 +254,7 @@ class Model:
         rows: ArrayLike = (0,),
         first_sample: int = 0,
         window: Optional[int] = None,
-    ) -> Stream:
+    ) -> Stream[Answers]:
         """A stream that starts with these rows.
 
         An artifact that was exported with ``streaming=True`` carries its recurrent states from step to step. Any other
@@ -230,9 +282,9 @@ class Model:
         drawn = checked_drawn(self.metadata, samples, seed, first_sample)
         steps = steps_of(self._session, self._engine, drawn, window)
         start = fresh(self._identity(), self._budget, drawn, steps, rows)
-        return Stream(self._session, self._engine, self._budget, start, steps)
+        return Stream(self._session, self._engine, self._budget, start, steps, self._named)
 
-    def resume(self, data: Saved) -> Stream:
+    def resume(self, data: Saved) -> Stream[Answers]:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
 
         Parameters
@@ -253,13 +305,13 @@ class Model:
             file.check(self._identity())
             drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
             steps = steps_of(self._session, self._engine, drawn, file.window)
-            return Stream(self._session, self._engine, self._budget, file.read(steps.kept), steps)
+            return Stream(self._session, self._engine, self._budget, file.read(steps.kept), steps, self._named)
 
     def _identity(self) -> Identity:
         return Identity(self._session.sha256())
 
-    def _checked(self, x: Any, **arguments: Any) -> Request:
-        return check(self.metadata, x, budget=self._budget, **arguments)
+    def _checked(self, x: Any, **asked: Unpack[Asked]) -> Request:
+        return check(self.metadata, x, budget=self._budget, **asked)
 
     def _quantiles(
         self, request: Request, heads: Sequence[Head], numbers: Any, progress: Optional[Progress]
@@ -278,11 +330,6 @@ class Model:
             found = [Tally.of(draws, head.kind) for draws, head in zip(outputs, heads)]
             tallies = [a.plus(b) for a, b in zip(tallies, found)] if tallies else found
         return [summarise(draws, numbers, tally, head) for draws, tally, head in zip(outputs, tallies, heads)]
-
-    def _by_output(self, results: Union[list[NDArray[Any]], list[Prediction]]) -> Any:
-        if len(results) == 1:
-            return results[0]
-        return {tensor.name: result for tensor, result in zip(self.metadata.outputs, results)}
 
 
 def _most_samples(samples: Optional[int], max_samples: Optional[int], adapts: bool) -> Optional[int]:
@@ -306,8 +353,21 @@ def _seconds(deadline: Any) -> float:
     raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")
 
 
-def _unpickled(kind: type[AnySession], source: Any, checksum: str, threads: int, memory: Optional[int]) -> Model:
-    session = kind(io.BytesIO(source) if isinstance(source, bytes) else source)
+def _unpickled(
+    kind: type[AnySession],
+    source: Union[str, bytes],
+    checksum: str,
+    name: str,
+    threads: Optional[int],
+    memory: Optional[int],
+    by_output: bool,
+) -> Model[Any, Any]:
+    if isinstance(source, bytes):
+        content = io.BytesIO(source)
+        content.name = name
+        session = kind(content)
+    else:
+        session = kind(source)
     if session.checksum != checksum:
         raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")
-    return Model(session, threads, Budget(memory))
+    return Model(session, threads, Budget(memory), by_output)

@@ -224,7 +224,7 @@ def _cut(x: Arrays, lengths: Sequence[int]) -> Iterator[Arrays]:
         start += length
 
 
-def _pushed(metadata: Metadata, stream: Stream, x: Arrays, rows: Sequence[int] | None = None) -> Samples:
+def _pushed(metadata: Metadata, stream: Stream[Any], x: Arrays, rows: Sequence[int] | None = None) -> Samples:
     """The samples of each output after a chunk, [T, B, ...] or [T, B, L, ...]."""
     answer = stream.push(x, rows)
     by_name = answer if isinstance(answer, dict) else {metadata.outputs[0].name: answer}

@@ -288,7 +288,7 @@ def savedmodel_metadata(directory: Union[str, os.PathLike[str]]) -> Metadata:
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(
             f"{path} is a SavedModel without a readable {METADATA_ASSET} ({error}); export the Keras model with "
-            "`keepdrop export --format savedmodel`: SavedModels of Keras' own draw no samples"
+            "format='savedmodel': SavedModels of Keras' own draw no samples"
         ) from error
     try:
         return Metadata.from_json(text)

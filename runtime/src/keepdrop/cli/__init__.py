@@ -14,9 +14,11 @@ from .bench import bench
 from .inspect import inspect
 from .interrupts import ending_by_signal
 from .predict import predict
+from .spelling import spelled
 from .stream import stream
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
+VERB = "keepdrop.verb"
 EXPORTER_VERBS = {
     "export": "Turn a Keras model into a file that samples.",
     "retrofit": "Set a Keras model's dropout rates and scaling.",
@@ -52,6 +54,7 @@ class Commands(click.Group):
         name, command, rest = super().resolve_command(ctx, args)
         if name in EXPORTER_VERBS:
             command = _load_exporter_verb(name)
+        ctx.meta[VERB] = command
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -60,7 +63,7 @@ class Commands(click.Group):
             with ending_by_signal(lambda: "nothing was written"):
                 return super().invoke(ctx)
         except KeepdropError as error:
-            raise Refused(str(error)) from error
+            raise Refused(spelled(str(error), ctx.meta.get(VERB) or self)) from error
 
 
 def _load_exporter_verb(name: str) -> click.Command:

@@ -11,12 +11,13 @@ import click
 
 from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError
-from keepdrop.files.sources import Choice, Rows, grouped, opened
+from keepdrop.files.rows import Rows, grouped
+from keepdrop.files.sources import Choice, opened
 from keepdrop.model import load
 from keepdrop.run.device import available_threads
 
 from .measure import Timing, expected_milliseconds, random_inputs, samples_for, spread, standard_error, timing
-from .options import chosen_columns, columns_option, json_option, threads_option, window_option
+from .options import columns_option, json_option, threads_option, window_option
 
 SAMPLES = (1, 10, 30, 100, 300, 1000)
 # Rows that the spread is taken over.
@@ -25,7 +26,11 @@ ROWS_OF_SPREAD = 16
 
 @click.command()
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--precision", type=float, help="The standard error wanted of every mean, in the output's units.")
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    help="The standard error wanted of every mean, in the output's units.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Real inputs, as for predict. [default: random ones]")
 @columns_option
 @window_option
@@ -38,7 +43,7 @@ def bench(
     artifact: Path,
     precision: Optional[float],
     data: Optional[Path],
-    columns: Optional[str],
+    columns: Optional[tuple[str, ...]],
     window: Optional[int],
     rows: int,
     length: int,
@@ -56,12 +61,10 @@ def bench(
     Example:
       keepdrop bench forecaster.onnx --data windows.npy --precision 0.02
     """
-    if precision is not None and not precision > 0:
-        raise InputError(f"--precision is {precision:g}; give a standard error above 0")
     if data is None and (columns or window):
         raise click.UsageError("--columns and --window choose from a table; give it with --data.")
-    model = load(artifact, threads=threads)
-    choice = chosen_columns(columns, None, window)
+    model = load(artifact, threads=threads, by_output=True)
+    choice = Choice(columns, None, window)
     x = _inputs(model.metadata, data, choice, max(rows, ROWS_OF_SPREAD), length)
     spreads = spread(model, _first(x, ROWS_OF_SPREAD))
     timings = [timing(model, _first(x, rows), samples) for samples in sorted(set(counts or SAMPLES))]

@@ -37,7 +37,7 @@ class Timing:
     high: float
 
 
-def timing(model: Model, x: Any, samples: int) -> Timing:
+def timing(model: Model[Any, Any], x: Any, samples: int) -> Timing:
     """Time calls for mean and standard deviation of the rows of `x`."""
 
     def call() -> float:
@@ -53,11 +53,10 @@ def timing(model: Model, x: Any, samples: int) -> Timing:
     return Timing(samples, median, low, high)
 
 
-def spread(model: Model, x: Any, seed: int = 0) -> dict[str, float]:
+def spread(model: Model[Any, dict[str, Prediction]], x: Any, seed: int = 0) -> dict[str, float]:
     """The standard deviation of one sample by output: the largest over the rows of `x` and the output's elements."""
-    result = model.predict(x, samples=PILOT, seed=seed, quantiles=())
-    outputs = {model.metadata.outputs[0].name: result} if isinstance(result, Prediction) else result
-    return {name: float(np.max(prediction.std)) for name, prediction in outputs.items()}
+    predictions = model.predict(x, samples=PILOT, seed=seed, quantiles=())
+    return {name: float(np.max(prediction.std)) for name, prediction in predictions.items()}
 
 
 def standard_error(spread: float, samples: int) -> float:

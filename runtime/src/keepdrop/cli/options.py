@@ -1,7 +1,10 @@
-"""Options that verbs share: their help, and what their values mean to the library."""
+"""Options that verbs share: their names, their ranges, and what a command line's text becomes."""
 
 from __future__ import annotations
 
+import functools
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Optional, TypeVar
 
@@ -10,27 +13,80 @@ import click
 from keepdrop.answer.heads import Heads
 from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.errors import InputError
-from keepdrop.files.sources import Choice
+from keepdrop.files.gaps import REFUSE, SKIP, Missing
+from keepdrop.files.lines import NAMES, Dialect
+
+INT64 = click.IntRange(-(2**63), 2**63 - 1)
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+class Share(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number between 0 and 1, as levels and confidences are; proposes 0.9 for 90 and for 90%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> float:
+        """The number."""
+        text = str(value).strip()
+        try:
+            number = float(text.rstrip("% "))
+        except ValueError:
+            self.fail(f"{text!r} is not a number between 0 and 1.", param, ctx)
+        if 0 < number < 1 and not text.endswith("%"):
+            return number
+        meant = f"; for {number:g} % give {number / 100:g}" if 0 < number < 100 and math.isfinite(number) else ""
+        self.fail(f"{text} is not between 0 and 1{meant}.", param, ctx)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[tuple[str, ...]]:
+    return tuple(name.strip() for name in value.split(",")) if value else None
+
+
+def _separator(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[str]:
+    """One character, or a name for it."""
+    if value is None:
+        return None
+    sign = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";"}.get(value.lower(), value)
+    if len(sign) != 1 or sign in '\r\n"' or ord(sign) > 127:
+        raise click.BadParameter(f"{value!r} is not one character, such as ; or tab", ctx, param)
+    return sign
+
+
+def _missing(ctx: click.Context, param: click.Parameter, value: str) -> Missing:
+    """refuse, skip, or the number of `hold N`."""
+    text = " ".join(value.lower().replace("=", " ").split())
+    if text in (REFUSE, SKIP):
+        return text
+    match = re.fullmatch(r"hold (\d{1,6})", text)
+    if match and int(match[1]) > 0:
+        return int(match[1])
+    raise click.BadParameter(f"{value!r} is not refuse, skip or 'hold N' with a number of lines from 1 on", ctx, param)
+
 
 interval_option = click.option(
     "--interval",
     "levels",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Share(),
     multiple=True,
     metavar="LEVEL",
     help="Write the central interval of this level too, such as 0.9; can be repeated.",
 )
+samples_option = click.option(
+    "--samples", type=click.IntRange(1), help="Samples of every row. [default: what the artifact says]"
+)
 threads_option = click.option(
-    "--threads", type=int, help="The most threads to use. [default: what this process may use]"
+    "--threads", type=click.IntRange(1), help="The most threads to use. [default: what this process may use]"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 columns_option = click.option(
-    "--columns", metavar="A,B,...", help="Features of a table, in the model's order. [default: all numeric]"
+    "--columns",
+    metavar="A,B,...",
+    callback=_names,
+    help="Features of a table, in the model's order. [default: all but those of --id, --time and dates]",
 )
 window_option = click.option(
-    "--window", type=int, metavar="N", help="Of a table, every N consecutive lines are one row."
+    "--window", type=click.IntRange(1), metavar="N", help="Of a table, every N consecutive lines are one row."
 )
 
 
@@ -67,7 +123,55 @@ def declared_heads(texts: Sequence[str]) -> Optional[Heads]:
     return dict(declared) or None
 
 
-def chosen_columns(columns: Optional[str], id_column: Optional[str], window: Optional[int]) -> Choice:
-    """The choice that ``A,B,...`` and the options beside it make."""
-    names = tuple(name.strip() for name in columns.split(",")) if columns else None
-    return Choice(names, id_column, window)
+def dialect_options(command: Verb) -> Verb:
+    """``--separator`` and ``--decimal``, which the verb takes as `dialect`."""
+
+    @functools.wraps(command)
+    def with_dialect(*arguments: Any, separator: Optional[str], decimal: Optional[str], **options: Any) -> Any:
+        return command(*arguments, dialect=Dialect(separator, decimal), **options)
+
+    for option in (
+        click.option(
+            "--decimal",
+            type=click.Choice([".", ","]),
+            help="Of CSV, the decimal sign. [default: . or as the first line has it, where no comma is between cells]",
+        ),
+        click.option(
+            "--separator",
+            callback=_separator,
+            metavar="SIGN",
+            help=f"Of CSV, what is between cells. [default: of {', '.join(NAMES.values())} the one in the header]",
+        ),
+    ):
+        with_dialect = option(with_dialect)
+    return with_dialect  # type: ignore[return-value]
+
+
+def reading_options(command: Verb) -> Verb:
+    """The dialect's, and what is time and what becomes of what is missing or wrong."""
+    for option in (
+        click.option(
+            "--on-error",
+            type=click.Choice(["stop", "skip"]),
+            default="stop",
+            show_default=True,
+            help="What becomes of a line that cannot be read.",
+        ),
+        click.option(
+            "--missing",
+            metavar="RULE",
+            default=REFUSE,
+            show_default=True,
+            callback=_missing,
+            help="What becomes of empty cells: refuse, skip (no answer where one is needed), or 'hold N': the last "
+            "value for at most N lines.",
+        ),
+        click.option(
+            "--time-format",
+            metavar="FORMAT",
+            help="How times are written: s or ms since 1970, or as in %d.%m.%Y %H:%M. [default: ISO 8601]",
+        ),
+        click.option("--time", "time_column", metavar="COLUMN", help="The column of times, which answers then bear."),
+    ):
+        command = option(command)
+    return dialect_options(command)

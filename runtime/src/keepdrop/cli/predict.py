@@ -17,8 +17,11 @@ import click
 from keepdrop import __version__
 from keepdrop.errors import InputError
 from keepdrop.files import outputs
+from keepdrop.files.gaps import Missing
 from keepdrop.files.job import Averages, Job, Question, Span, identity
-from keepdrop.files.sources import Source, opened, standard_input
+from keepdrop.files.lines import Dialect
+from keepdrop.files.opening import standard_input
+from keepdrop.files.sources import Choice, Source, TableSource, opened
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.model import MAX_SAMPLES, load
 from keepdrop.run.device import available_threads
@@ -26,12 +29,15 @@ from keepdrop.run.session import ONNXRUNTIME_VERSION
 
 from .interrupts import ending_by_signal
 from .options import (
-    chosen_columns,
+    INT64,
+    Share,
     columns_option,
     declared_heads,
     head_option,
     interval_option,
     json_option,
+    reading_options,
+    samples_option,
     threads_option,
     window_option,
 )
@@ -89,22 +95,34 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     type=click.Path(path_type=Path, allow_dash=True),
     help="The file to write, or - for JSON lines on standard output (the default where INPUT is -).",
 )
-@click.option("--samples", type=int, help="Samples of every row. [default: what the artifact says]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
+@samples_option
+@click.option("--seed", type=INT64, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
 @interval_option
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
 @click.option(
-    "--standard-error", type=float, help="Stop a row once that of its mean is no larger, in the output's units."
+    "--standard-error",
+    type=click.FloatRange(0, min_open=True),
+    help="Stop a row once that of its mean is no larger, in the output's units.",
 )
 @click.option("--decide", type=float, metavar="THRESHOLD", help="Stop a row once its mean is surely above or below.")
-@click.option("--confidence", type=float, default=0.99, show_default=True, help="How sure --decide has to be.")
-@click.option("--max-samples", type=int, help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
-@click.option("--deadline-ms", type=float, help="Milliseconds that a piece may take (see --batch).")
+@click.option("--confidence", type=Share(), default=0.99, show_default=True, help="How sure --decide has to be.")
+@click.option("--max-samples", type=click.IntRange(1), help=f"Of a row that stops by itself. [default: {MAX_SAMPLES}]")
+@click.option(
+    "--deadline-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds that a piece may take (see --batch).",
+)
 @head_option("as ARTIFACT says")
 @columns_option
 @window_option
-@click.option("--id", "id_column", metavar="COLUMN", help="The column (of .npz: the array) of the row ids, integers.")
-@click.option("--first-row", type=int, help="The row id of the first row of INPUT. [default: 0]")
+@click.option(
+    "--id",
+    "id_column",
+    metavar="COLUMN",
+    help="The column of the row ids, integers or text; with --window, of the series. Of .npz the array.",
+)
+@reading_options
+@click.option("--first-row", type=INT64, help="The row id of the first row of INPUT. [default: 0]")
 @click.option("--rows", "span", metavar="A:B", callback=_span, help="Only rows A to B - 1, counted from 0.")
 @click.option("--part", metavar="I/N", callback=_part, help="Only part I of N equal ones, for N processes or machines.")
 @click.option("--resume", is_flag=True, help="Keep finished pieces in OUTPUT.work, and go on from there if it exists.")
@@ -117,9 +135,14 @@ def predict(
     artifact: Path,
     data: Path,
     output: Optional[Path],
-    columns: Optional[str],
+    columns: Optional[tuple[str, ...]],
     window: Optional[int],
     id_column: Optional[str],
+    dialect: Dialect,
+    time_column: Optional[str],
+    time_format: Optional[str],
+    missing: Missing,
+    on_error: str,
     span: Optional[Span],
     part: Optional[tuple[int, int]],
     resume: bool,
@@ -154,7 +177,7 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    choice = chosen_columns(columns, id_column, window)
+    choice = Choice(columns, id_column, window, time_column, time_format, missing, on_error == "skip", dialect)
     averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
     text_or_path = standard_input() if data == PIPE else data
     with ending_by_signal(reached.text), opened(text_or_path, model.metadata, choice) as source:
@@ -167,9 +190,7 @@ def predict(
             described = None
             if resume:
                 count = available_threads() if threads is None else threads
-                described = _described(
-                    model.sha256, data, job, {"--id": id_column, "--window": window, "--threads": count}
-                )
+                described = _described(model.sha256, data, job, {**choice.described(), "threads=": count})
             with _work(output, described) as finished:
                 _compute(job, question, finished, reached)
                 outputs.write(output, _beside(output, resume), finished)
@@ -188,12 +209,16 @@ def predict(
         "samples": question.samples,
         **({"mean_samples": averages.samples} if question.adapts else {}),
         "seed": question.seed,
+        **({"columns": source.features} if source.features else {}),
+        **({"read_with": source.manner} if source.manner else {}),
         "seconds": round(time.perf_counter() - start, 6),
         "outputs": averages.by_output(),
         **({"plot": str(plot)} if plot else {}),
     }
     lines = [
         f"{reached.rows} rows x {_samples(question, averages)}, seed {question.seed}: {report['seconds']:.3f} s",
+        *([f"columns: {', '.join(source.features)}"] if source.features else []),
+        *([f"read with {source.manner}"] if source.manner else []),
         *(f"{name}, averaged: {_listed(found)}" for name, found in averages.by_output().items()),
         *([] if output == PIPE else [f"wrote {output}"]),
         *([f"drew {plot}"] if plot else []),
@@ -281,8 +306,8 @@ def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]
     span = span or Span(0, None)
     if rows is None:
         return span
-    if rows == 0 and source.features:
-        raise InputError(f"{source.name} has no window of that many lines in a row; give a shorter --window")
+    if rows == 0 and isinstance(source, TableSource):
+        raise InputError(source.no_rows())
     if part:
         which, parts = part
         span = Span(rows * (which - 1) // parts, rows * which // parts)

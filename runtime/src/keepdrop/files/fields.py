@@ -16,6 +16,7 @@ ROW = "row"
 SAMPLES = "samples"
 N = "n"
 MET = "met"
+REASON = "reason"
 
 
 class Field(NamedTuple):

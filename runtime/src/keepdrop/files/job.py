@@ -26,8 +26,9 @@ from keepdrop.run.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
 from keepdrop.run.request import INT64, check, elements
 from keepdrop.until.stopping import Rule, decided, standard_error, watched
 
-from .fields import MET, ROW, SAMPLES, Field, Fields, N, statistics
-from .sources import Rows, Source, grouped
+from .fields import MET, REASON, ROW, SAMPLES, Field, Fields, N, statistics
+from .rows import Rows, grouped
+from .sources import Source
 
 # What a piece may take on one thread of the machine that exported, and its inputs and samples in memory.
 PIECE_SECONDS = 2.0
@@ -100,15 +101,12 @@ class Job:
         return None if self._span.stop is None else self._span.stop - self._span.start
 
     def described(self) -> dict[str, Any]:
-        """What the answers depend on beside the artifact, the source's content and the device, by option."""
-        asked = dataclasses.asdict(self._question)
+        """What the answers depend on beside the artifact, the source's content and the device, by parameter."""
         return {
-            "--interval": asked.pop("levels"),
-            "--head": asked.pop("heads"),
-            **{f"--{name.replace('_', '-')}": value for name, value in asked.items()},
-            "--columns": self._source.features,
-            "--rows": dataclasses.astuple(self._span),
-            "--batch": self.size,
+            **{f"{name}=": value for name, value in dataclasses.asdict(self._question).items()},
+            "columns=": self._source.features,
+            "rows=": dataclasses.astuple(self._span),
+            "batch=": self.size,
         }
 
     def check(self, progress: Optional[Progress] = None) -> None:
@@ -132,7 +130,7 @@ class Job:
         if not done:
             raise InputError(
                 f"{self._source.name} ended before row {self._span.start}, the first one to answer; give more lines, "
-                "a shorter --window or other --rows"
+                "a shorter window= or other rows="
             )
 
     def _pieces(self, start: int) -> Iterator[tuple[int, Rows]]:
@@ -142,6 +140,18 @@ class Job:
             position += len(rows)
 
     def _answer(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
+        if rows.reasons is None:
+            return self._sampled(position, rows, progress)
+        answered = rows.reasons == ""
+        some = rows.cut(answered) if answered.any() else _zeros(rows)  # whose answers are thrown away
+        found = self._sampled(
+            position, dataclasses.replace(some, ids=self._ids(position, rows)[_places(answered)]), progress
+        )
+        fields = {field: _spread(values, answered, field) for field, values in found.items()}
+        labels = {ROW: self._ids(position, rows), **rows.labels, REASON: rows.reasons.astype(str)}
+        return {**{Field(None, name): label for name, label in labels.items()}, **_without(fields, labels)}
+
+    def _sampled(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
         question = self._question
         ids = self._ids(position, rows)
         numbers = [q for level in question.levels for q in interval_quantiles(level)]
@@ -157,9 +167,7 @@ class Job:
             )
         except InputError as error:
             last = position + len(rows) - 1
-            options = (
-                " (--batch takes fewer rows at a time, --memory gives more)" if isinstance(error, TooLarge) else ""
-            )
+            options = " (batch= takes fewer rows at a time, memory= gives more)" if isinstance(error, TooLarge) else ""
             raise type(error)(f"rows {position} to {last} of {self._source.name}: {error}{options}") from error
         if question.adapts and progress:
             progress(question.samples * len(rows))
@@ -183,8 +191,38 @@ class Job:
             return rows.ids
         first = self._question.first_row + position
         if not INT64.min <= first <= INT64.max - len(rows):
-            raise InputError(f"--first-row is {self._question.first_row}; row ids have to fit int64")
+            raise InputError(f"first_row= is {self._question.first_row}; row ids have to fit int64")
         return first + np.arange(len(rows), dtype=np.int64)
+
+
+def _places(answered: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The rows that are sampled: the answered ones, or the first where there is none, for the shapes' sake."""
+    found = np.flatnonzero(answered)
+    return found if len(found) else np.zeros(1, np.int64)
+
+
+def _zeros(rows: Rows) -> Rows:
+    first = rows.cut(slice(0, 1))
+    inputs = first.inputs
+    zeros = {k: np.zeros_like(v) for k, v in inputs.items()} if isinstance(inputs, dict) else np.zeros_like(inputs)
+    return dataclasses.replace(first, inputs=zeros)
+
+
+def _spread(values: NDArray[Any], answered: NDArray[np.bool_], field: Field) -> NDArray[Any]:
+    """Figures of the answered rows, among those of all: NaN, -1, "" or False for the others."""
+    shape = list(values.shape)
+    shape[field.row_axis] = len(answered)
+    blank = {"f": np.nan, "i": 0 if field == Field(None, N) else -1, "U": "", "b": False}[values.dtype.kind]
+    spread = np.full(shape, blank, values.dtype)
+    if answered.any():
+        spread[(slice(None),) * field.row_axis + (answered,)] = values
+    return spread
+
+
+def _without(fields: Fields, labels: dict[str, NDArray[Any]]) -> Fields:
+    return {
+        field: values for field, values in fields.items() if field.output is not None or field.statistic not in labels
+    }
 
 
 class Averages:

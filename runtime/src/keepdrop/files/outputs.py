@@ -33,7 +33,7 @@ def check_target(target: Path, samples_kept: bool) -> None:
     if suffix not in WRITERS:
         raise InputError(f"cannot write {target}: its suffix is none of {', '.join(WRITERS)}; give it one of them")
     if samples_kept and suffix in FLAT:
-        raise InputError(f"{suffix} has no column for samples; write .npz with --keep-samples")
+        raise InputError(f"{suffix} has no column for samples; write .npz with keep_samples=")
     if suffix == ".parquet":
         pass
 
@@ -125,9 +125,9 @@ def _json(file: IO[bytes], work: Work) -> None:
 
 
 def _parquet(file: IO[bytes], work: Work) -> None:
-    from . import parquet
+    from . import arrow
 
-    parquet.write(file, (dict(columns(fields)) for fields in work.pieces()))
+    arrow.write(file, (dict(columns(fields)) for fields in work.pieces()))
 
 
 WRITERS: dict[str, Callable[[IO[bytes], Work], None]] = {

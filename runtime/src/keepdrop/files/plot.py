@@ -24,8 +24,8 @@ try:
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
     raise InputError(
-        "--plot needs matplotlib, which is not installed here; "
-        "install keepdrop's extra `plot` (keepdrop[plot]), or leave --plot out"
+        "plot= needs matplotlib, which is not installed here; "
+        "install keepdrop's extra `plot` (keepdrop[plot]), or leave it out"
     ) from error
 
 SUFFIXES = (".png", ".svg", ".pdf")

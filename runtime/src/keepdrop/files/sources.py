@@ -7,15 +7,10 @@ A window over the lines of a table is one row, and its position is that of its f
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
-import os
-import sys
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Optional, Protocol, TextIO, Union
+from typing import IO, Any, Optional, Protocol, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,39 +18,23 @@ from numpy.typing import NDArray
 from keepdrop.artifact.metadata import Metadata, Tensor
 from keepdrop.errors import InputError
 
-from .table import CURE, Block, Table, TextTable
+from . import gaps, opening
+from .arrays import ArraySource
+from .gaps import Hold, Missing
+from .lines import Dialect, Picked
+from .reader import Reader, Readings, Selection, joined
+from .rows import Rows
+from .text import TextReader
 
 POSITION = "position"
 
 ARRAYS = (".npy", ".npz")
-TEXTS = (".csv", ".jsonl", ".ndjson")
+TEXTS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson")
 PARQUET = ".parquet"
 SUFFIXES = (*ARRAYS, *TEXTS, PARQUET)
 
-# Up to here a float64, in which a table's cells are held, has every integer.
-EXACT = 2.0**53
 # Lines of a table read at once, at most; with a window, what is read beyond the piece is kept.
 MAX_LINES = 1 << 16
-
-
-class Rows(NamedTuple):
-    """Consecutive rows of a source."""
-
-    ids: Optional[NDArray[np.int64]]  # [n]; None where the position is the id
-    inputs: Union[NDArray[Any], dict[str, NDArray[Any]]]  # [n, ...], by input name in a dict
-    labels: dict[str, NDArray[np.int64]]  # [n] each: what else tells which row it is
-
-    def __len__(self) -> int:
-        return len(next(iter(self.inputs.values())) if isinstance(self.inputs, dict) else self.inputs)
-
-    def cut(self, part: slice) -> Rows:
-        """Some of these rows."""
-        inputs = self.inputs
-        return Rows(
-            None if self.ids is None else self.ids[part],
-            {name: array[part] for name, array in inputs.items()} if isinstance(inputs, dict) else inputs[part],
-            {name: label[part] for name, label in self.labels.items()},
-        )
 
 
 class Source(Protocol):
@@ -63,6 +42,10 @@ class Source(Protocol):
 
     name: str
     features: tuple[str, ...]
+
+    @property
+    def manner(self) -> str:
+        """How the file was understood, where that was found out; otherwise empty."""
 
     def count(self) -> Optional[int]:
         """The number of rows; None where the source can be read but once."""
@@ -76,142 +59,95 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """Which columns of a file are meant, and whether a row is a line or a window of lines."""
+    """Which columns of a file are meant, and whether a row is a line or a window of lines.
+
+    Attributes
+    ----------
+    columns
+        The features, in the model's order; by default all columns but those of `id` and `time`, those without a name
+        and those of dates, which have to be as many as the input takes.
+    id, time, time_format
+        As :class:`~keepdrop.files.reader.Selection` has them. With ids a window lies within consecutive lines of one.
+    window
+        How many consecutive lines are a row.
+    missing
+        What becomes of a missing number.
+    skip
+        Whether a line that cannot be read leaves the rows with it unanswered rather than stopping.
+    dialect
+        What is known of a CSV file.
+    """
 
     columns: Optional[tuple[str, ...]] = None
-    id_column: Optional[str] = None
+    id: Optional[str] = None
     window: Optional[int] = None
+    time: Optional[str] = None
+    time_format: Optional[str] = None
+    missing: Missing = gaps.REFUSE
+    skip: bool = False
+    dialect: Dialect = Dialect()
+
+    def described(self) -> dict[str, Any]:
+        """What rows depend on beside their columns, by parameter."""
+        return {
+            "id=": self.id,
+            "window=": self.window,
+            "time_column=": self.time,
+            "time_format=": self.time_format,
+            "missing=": self.missing,
+            "skip=": self.skip,
+            "separator=": self.dialect.separator,
+            "decimal=": self.dialect.decimal,
+        }
 
 
 @contextlib.contextmanager
-def opened(text_or_path: Union[Path, TextIO], metadata: Metadata, choice: Choice) -> Iterator[Source]:
-    """The source of a file, by its suffix, or of a text of CSV or JSON lines.
+def opened(file: Union[Path, IO[bytes]], metadata: Metadata, choice: Choice) -> Iterator[Source]:
+    """The source of a file, by its suffix, or of a pipe of CSV or JSON lines.
 
     Raises
     ------
     InputError
         The file cannot be read, its suffix is unknown, or its columns do not fit the artifact's input.
     """
-    if not isinstance(text_or_path, Path):
-        yield _of_table(TextTable("standard input", text=text_or_path), metadata, choice)
-        return
-    path, suffix = text_or_path, text_or_path.suffix.lower()
-    if suffix in TEXTS:
-        yield _of_table(TextTable(str(path), path), metadata, choice)
-    elif suffix == PARQUET:
-        from .parquet import ParquetTable
-
-        yield _of_table(ParquetTable(path), metadata, choice)
-    elif suffix in ARRAYS:
-        if choice.columns or choice.window:
+    if isinstance(file, Path) and opening.unpacked_suffix(file) in ARRAYS and not opening.is_stream(file):
+        if choice.columns or choice.window or choice.time:
             raise InputError(
-                f"--columns and --window choose from the lines of a table, and {path} holds arrays of whole examples; "
-                "leave them out"
+                f"columns=, time= and window= choose from the lines of a table, and {file} holds arrays of whole "
+                "examples; leave them out"
             )
         with contextlib.ExitStack() as files:
-            yield ArraySource(path, files, choice.id_column)
+            yield ArraySource(file, files, choice.id)
     else:
-        raise InputError(f"cannot read {path}: its suffix is none of {', '.join(SUFFIXES)}; rename or convert it")
+        with reader_of(file, choice.dialect) as reader:
+            yield _of_table(reader, metadata, choice)
 
 
-def standard_input() -> TextIO:
-    """Standard input as a text of UTF-8, line ends as they are."""
-    return io.TextIOWrapper(sys.stdin.buffer, "utf-8-sig", newline="")
+@contextlib.contextmanager
+def reader_of(file: Union[Path, IO[bytes]], dialect: Dialect = Dialect()) -> Iterator[Reader]:  # noqa: B008
+    """The reader of a file of lines by its suffix (.csv.gz and .csv.zst too), or of a pipe.
 
+    Raises
+    ------
+    InputError
+        The file cannot be read, or its suffix is unknown.
+    """
+    if not isinstance(file, Path):
+        yield TextReader("standard input", file, dialect)
+        return
+    suffix = opening.unpacked_suffix(file)
+    if opening.is_stream(file):  # which can be read but once, whatever it is called
+        with opening.readable(str(file), "give an existing file"), open(file, "rb") as stream:
+            pass_on = TextReader(str(file), stream, dialect)
+            yield pass_on
+    elif suffix in TEXTS:
+        yield TextReader(str(file), file, dialect)
+    elif suffix == PARQUET:
+        from .arrow import ParquetReader
 
-def grouped(parts: Iterator[Rows], size: int) -> Iterator[Rows]:
-    """The same rows in groups of exactly `size`; the last may have fewer."""
-    waiting: list[Rows] = []
-    length = 0
-    for part in parts:
-        if not len(part):
-            continue
-        waiting.append(part)
-        length += len(part)
-        if length < size:
-            continue
-        joined = _joined(waiting)
-        for start in range(0, length - size + 1, size):
-            yield joined.cut(slice(start, start + size))
-        length %= size
-        waiting = [joined.cut(slice(len(joined) - length, len(joined)))] if length else []
-    if length:
-        yield _joined(waiting)
-
-
-class ArraySource:
-    """A .npy file, or the arrays of an .npz file, read as streams whether compressed or not."""
-
-    features: tuple[str, ...] = ()
-
-    def __init__(self, path: Path, files: contextlib.ExitStack, id_name: Optional[str]) -> None:
-        self.name = str(path)
-        self._ids: Optional[_Array] = None
-        with _readable(self.name):
-            if path.suffix.lower() == ".npy":
-                self._arrays: Union[_Array, dict[str, _Array]] = _array(
-                    lambda: files.enter_context(open(path, "rb")),  # noqa: SIM115
-                    lambda: np.load(path, "r", allow_pickle=False),
-                )
-            else:
-                archive = files.enter_context(zipfile.ZipFile(path))
-                members = [name for name in archive.namelist() if name.endswith(".npy")]
-                self._arrays = {name[: -len(".npy")]: _member(archive, name) for name in members}
-        if id_name is not None:
-            self._ids = self._take_ids(id_name)
-        self._count = self._common_length()
-
-    def count(self) -> Optional[int]:
-        """The number of rows."""
-        return self._count
-
-    def example(self) -> Any:
-        """The first row of every array."""
-        with _readable(self.name):
-            return self._each(lambda array: array.read(0, 1) if array.shape else np.empty((), array.dtype))
-
-    def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
-        """As :class:`Source` says."""
-        stop = self._count if stop is None else min(stop, self._count)
-        for first in range(start, stop, size):
-            last = min(first + size, stop)
-            with _readable(self.name):
-                inputs = self._each(lambda array, a=first, b=last: array.read(a, b))
-                ids = None if self._ids is None else self._ids.read(first, last).astype(np.int64)
-            for name, array in inputs.items() if isinstance(inputs, dict) else [("", inputs)]:
-                self._check_finite(name, array, first)
-            yield Rows(ids, inputs, {})
-
-    def _each(self, of: Callable[..., NDArray[Any]]) -> Any:
-        if isinstance(self._arrays, dict):
-            return {name: of(array) for name, array in self._arrays.items()}
-        return of(self._arrays)
-
-    def _check_finite(self, name: str, array: NDArray[Any], first: int) -> None:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            row = first + int(np.argwhere(~np.isfinite(array))[0, 0])
-            of_input = f" in array {name!r}" if name else ""
-            raise InputError(f"{self.name} holds NaN or infinity{of_input}, first in row {row} (from 0); {CURE}")
-
-    def _take_ids(self, name: str) -> _Array:
-        if not isinstance(self._arrays, dict) or name not in self._arrays:
-            has = list(self._arrays) if isinstance(self._arrays, dict) else "no names"
-            raise InputError(f"{self.name} has no array {name!r} of row ids; it has {has}")
-        ids = self._arrays.pop(name)
-        if ids.dtype.kind not in "iu" or len(ids.shape) != 1:
-            raise InputError(
-                f"{self.name}: array {name!r} is {ids.dtype} {list(ids.shape)}; row ids are integers, one a row"
-            )
-        return ids
-
-    def _common_length(self) -> int:
-        arrays = dict(self._arrays) if isinstance(self._arrays, dict) else {"": self._arrays}
-        if self._ids is not None:
-            arrays["row ids"] = self._ids
-        lengths = {name: array.shape[0] if array.shape else 1 for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise InputError(f"the arrays of {self.name} have different numbers of rows, {lengths}; give each the same")
-        return next(iter(lengths.values()), 0)
+        yield ParquetReader(file)
+    else:
+        raise InputError(f"cannot read {file}: its suffix is none of {', '.join(SUFFIXES)}; rename or convert it")
 
 
 class TableSource:
@@ -220,175 +156,276 @@ class TableSource:
     With row ids, a window lies within lines of one id, which names the series they belong to.
     """
 
-    def __init__(self, table: Table, tensor: Tensor, choice: Choice) -> None:
-        self.name = table.name
-        self._table = table
-        self._id_column = choice.id_column
+    def __init__(self, reader: Reader, tensor: Tensor, choice: Choice) -> None:
+        self.name = reader.name
+        self.features = choice.columns or _default_features(reader, tensor, choice)
+        self._reader = reader
+        self._choice = choice
         self._window = choice.window
-        self.features = choice.columns or tuple(c for c in table.numeric if c != choice.id_column)
-        if not self.features:
-            raise InputError(f"{self.name} has no column of numbers among {list(table.columns)}; choose with --columns")
         self._tensor = tensor
+        self._dtype = np.dtype(tensor.dtype)
+        self._interleaved = False
+        self._selection = Selection(
+            self.features,
+            integers=self._dtype.kind in "iu",
+            id=choice.id,
+            time=choice.time,
+            time_format=choice.time_format,
+            missing=choice.missing != gaps.REFUSE and self._dtype.kind == "f",
+            skip=choice.skip,
+        )
         self._tail = self._fitted_tail()
+
+    @property
+    def manner(self) -> str:
+        """How the file was understood, where that was found out."""
+        return self._reader.manner
 
     def count(self) -> Optional[int]:
         """The number of rows."""
-        lines = self._table.count()
+        lines = self._reader.count()
         if lines is None or self._window is None:
             return lines
-        if self._id_column is None:
+        if self._choice.id is None:
             return max(0, lines - self._window + 1)
-        blocks = self._table.blocks((), self._id_column, MAX_LINES, 0, None)
-        return sum(len(rows) for rows in self._windows(blocks, 0))
+        return self._count_by_id()
+
+    def no_rows(self) -> str:
+        """Why there is no row."""
+        if self._interleaved:
+            return (
+                f"{self.name} has no {self._window} lines of one id in a row, since its series are interleaved; sort "
+                f"it by {self._choice.id!r} and time, or let order= do so"
+            )
+        return f"{self.name} has no window of that many lines in a row; give a shorter window="
 
     def example(self) -> Any:
         """Zeros: that the columns fit the input is known already."""
-        return np.zeros((1, *self._tail), self._tensor.dtype)
+        return np.zeros((1, *self._tail), self._dtype)
 
     def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""
-        lines = min(size, MAX_LINES)
+        most = min(size, MAX_LINES)
         if self._window is None:
-            for block in self._table.blocks(self.features, self._id_column, lines, start, stop):
-                yield Rows(block.ids, self._examples(block.values), {})
-        elif self._id_column is None:
+            for readings in self._lines(start, stop, most):
+                yield self._rows(readings, 1, start)
+                start += len(readings.lines)
+        elif self._choice.id is None:
             last = None if stop is None else stop + self._window - 1
-            yield from self._windows(self._table.blocks(self.features, None, lines, start, last), start)
+            yield from self._windows(self._lines(start, last, most), start)
         else:
             end = 0
-            for rows in self._windows(self._table.blocks(self.features, self._id_column, lines, 0, None), 0):
+            for rows in self._windows(self._lines(0, None, most), 0):
                 first, end = end, end + len(rows)
                 yield rows.cut(slice(max(0, start - first), None if stop is None else max(0, stop - first)))
                 if stop is not None and end >= stop:
                     return
 
-    def _windows(self, blocks: Iterator[Block], first: int) -> Iterator[Rows]:
-        """Every window within `blocks`, the first of which starts at line `first`."""
+    def _lines(self, start: int, stop: Optional[int], most: int) -> Iterator[Readings]:
+        """Lines `start` to `stop`, with values held from the lines before where so chosen."""
+        missing = self._choice.missing
+        if not isinstance(missing, int):
+            yield from self._reader.read(self._selection, most, start, stop)
+            return
+        hold = Hold(missing)
+        position = max(0, start - missing)
+        for readings in self._reader.read(self._selection, most, position, stop):
+            filled = hold.filled(readings)
+            if position + len(readings.lines) > start:
+                yield filled.cut(slice(max(0, start - position), None))
+            position += len(readings.lines)
+
+    def _windows(self, parts: Iterator[Readings], first: int) -> Iterator[Rows]:
+        """Every window within these lines, the first of which is at position `first`."""
         assert self._window is not None
-        before: Optional[Block] = None
-        for block in blocks:
-            if before is not None:
-                ids = None if before.ids is None else np.concatenate([before.ids, block.ids])
-                block = Block(np.concatenate([before.values, block.values]), ids)
-            count = len(block.values) - self._window + 1
+        before: Optional[Readings] = None
+        for part in parts:
+            readings = part if before is None else joined([before, part])
+            count = len(readings.lines) - self._window + 1
             if count > 0:
-                yield self._of_windows(block, first, count)
+                yield self._rows(readings, self._window, first)
                 first += count
-            keep = max(0, count)
-            before = Block(block.values[keep:], None if block.ids is None else block.ids[keep:])
+            before = readings.cut(slice(max(0, count), None))
 
-    def _of_windows(self, block: Block, first: int, count: int) -> Rows:
-        assert self._window is not None
-        last = first + np.arange(count) + self._window - 1
-        if block.values.shape[1]:
-            view = np.lib.stride_tricks.sliding_window_view(block.values, self._window, axis=0)  # [count, F, N]
-            windows = view.transpose(0, 2, 1)  # [count, N, F]
-        else:
-            windows = np.empty((count, self._window, 0))
-        if block.ids is None:
-            return Rows(None, self._examples(windows), {POSITION: last})
-        series = np.concatenate([[0], np.cumsum(block.ids[1:] != block.ids[:-1])])  # [lines]
-        whole = series[self._window - 1 :] == series[:count]
-        return Rows(block.ids[:count][whole], self._examples(windows[whole]), {POSITION: last[whole]})
+    def _rows(self, readings: Readings, window: int, first: int) -> Rows:
+        """The windows of so many lines, each with what its last line says; a window of 1 is a line."""
+        count = len(readings.lines) - window + 1
+        last = slice(window - 1, None)
+        numbers = self._cast(readings)
+        if self._window is not None:
+            if numbers.shape[1]:
+                view = np.lib.stride_tricks.sliding_window_view(numbers, window, axis=0)  # [count, F, N]
+                numbers = view.transpose(0, 2, 1)  # [count, N, F]
+            else:
+                numbers = np.empty((count, window, 0), self._dtype)
+        why = gaps.reasons(readings, self.features, window) if self._unanswered else None
+        labels: dict[str, NDArray[Any]] = {}
+        if self._window is not None:
+            labels[POSITION] = first + np.arange(count) + window - 1
+        if readings.ids is not None:
+            labels[self._label(str(self._choice.id))] = readings.texts[str(self._choice.id)][last].astype(str)
+        if readings.times is not None:
+            labels[self._label(str(self._choice.time))] = _written(readings.times[last], bool(self._reader.zoned))
+        rows = Rows(None if readings.ids is None else readings.ids[:count], numbers, labels, why)
+        if readings.ids is not None and window > 1:
+            series = np.concatenate([[0], np.cumsum(readings.ids[1:] != readings.ids[:-1])])  # [lines]
+            rows = rows.cut(series[window - 1 :] == series[:count])
+        inputs: Any = rows.inputs
+        return replace(rows, inputs=inputs.reshape(len(rows), *self._tail))
 
-    def _examples(self, values: NDArray[np.float64]) -> NDArray[Any]:
-        if not values.size:
-            return values
-        dtype = np.dtype(self._tensor.dtype)
-        if dtype.kind != "f":
-            if np.abs(values).max() > EXACT:
-                raise InputError(f"{self.name} holds {np.abs(values).max():.0f}, beyond the integers of a float64")
-            return values.reshape(len(values), *self._tail)  # the artifact refuses what is no whole number
-        with np.errstate(over="ignore"):
-            cast = values.astype(dtype)
-        if not np.isfinite(cast).all():
+    @property
+    def _unanswered(self) -> bool:
+        return self._choice.missing != gaps.REFUSE or self._choice.skip
+
+    def _label(self, column: str) -> str:
+        """A column's name among the answers, where it is not one of theirs."""
+        return f"{column}_" if column in RESERVED else column
+
+    def _cast(self, readings: Readings) -> NDArray[Any]:
+        numbers = readings.numbers
+        if self._dtype.kind != "f":
+            return numbers  # the artifact refuses what is no whole number, or beyond its dtype
+        beyond = np.abs(numbers) > np.finfo(self._dtype).max
+        if beyond.any():
+            line, column = (int(i) for i in np.argwhere(beyond)[0])
             raise InputError(
-                f"{self.name} holds {values[~np.isfinite(cast)][0]:g}, which is beyond {dtype}; rescale it"
+                f"{self.name}, line {readings.lines[line]}, column {self.features[column]!r} holds "
+                f"{numbers[line, column]:g}, which is beyond {self._dtype}; rescale it"
             )
-        return cast.reshape(len(values), *self._tail)
+        return numbers.astype(self._dtype)
+
+    def _count_by_id(self) -> int:
+        """The windows within consecutive lines of one id."""
+        assert self._window is not None
+        found, run, last = 0, 0, None
+        seen: set[int] = set()
+        only_ids = Selection(id=self._choice.id, skip=self._choice.skip)
+        for readings in self._reader.read(only_ids, MAX_LINES):
+            assert readings.ids is not None
+            bounds = np.flatnonzero(np.diff(readings.ids)) + 1
+            for ids in np.split(readings.ids, bounds):
+                if ids[0] == last:
+                    run += len(ids)
+                else:
+                    found += max(0, run - self._window + 1)
+                    run, last = len(ids), ids[0]
+                    self._interleaved |= int(last) in seen
+                    seen.add(int(last))
+        return found + max(0, run - self._window + 1)
 
     def _fitted_tail(self) -> tuple[int, ...]:
         """The shape of an example without the batch: that of the lines, or the artifact's where the count fits."""
-        width = len(self.features)
-        shape = (width,) if self._window is None else (self._window, width)
-        want = self._tensor.shape[1:]
-        if len(want) == len(shape) and all(a is None or a == b for a, b in zip(want, shape)):
-            return shape
-        known = int(np.prod([size for size in want if size is not None]))
-        total = int(np.prod(shape))
-        if None not in want and total == known and (self._window is None or width == 1):
-            return tuple(size for size in want if size is not None)
-        form = ", ".join("any" if size is None else str(size) for size in want)
+        shape = _line_shape(len(self.features), self._window)
+        found = _fitted(self._tensor, shape)
+        if found is not None:
+            return found
+        form = ", ".join("any" if size is None else str(size) for size in self._tensor.shape[1:])
         if self._window is None:
-            got = f"a line of {self.name} has {width} ({', '.join(self.features)})"
-            cure = "choose with --columns"
-            if len(want) == 2 and want[1] in (None, width):
-                cure = f"--window {want[0] or 'N'} makes examples of consecutive lines"
+            got = f"a line of {self.name} has {shape[-1]} ({', '.join(self.features)})"
+            cure = "choose by columns="
+            if len(self._tensor.shape) == 3 and self._tensor.shape[2] in (None, shape[-1]):
+                length = self._tensor.shape[1]
+                cure = f"window={'N' if length is None else length} makes examples of consecutive lines"
         else:
-            got = f"a window of {self._window} lines of {self.name} has {list(shape)} ({', '.join(self.features)})"
-            cure = "choose with --window and --columns"
+            got = f"a window of {self._window} lines of {self.name} is [{self._window}, {shape[-1]}]"
+            cure = "choose by columns= and window="
         raise InputError(f"input {self._tensor.name!r} takes [{form}] an example and {got}; {cure}")
+
+
+# What an answer's labels are called, so that no column may be.
+RESERVED = ("row", POSITION, "n", "met", "reason")
+
+
+def _default_features(reader: Reader, tensor: Tensor, choice: Choice) -> tuple[str, ...]:
+    """Every column that may be a feature: neither named as another thing, nor without a name, nor of dates.
+
+    No column is left out for what its cells look like: one that is empty, or text, on one line would be replaced by
+    another in silence. Whether they are as many as the input takes is seen later.
+    """
+    others = {"", choice.id, choice.time, *reader.dated}
+    found = tuple(column for column in reader.columns if column not in others)
+    if not found:
+        raise InputError(f"{reader.name} has no column of numbers among {list(reader.columns)}; choose by columns=")
+    return found
+
+
+def _line_shape(width: int, window: Optional[int]) -> tuple[int, ...]:
+    return (width,) if window is None else (window, width)
+
+
+def _fitted(tensor: Tensor, shape: tuple[int, ...]) -> Optional[tuple[int, ...]]:
+    """The shape that lines of this shape have as an example; None where they are none."""
+    want = tensor.shape[1:]
+    if len(want) == len(shape) and all(a is None or a == b for a, b in zip(want, shape)):
+        return shape
+    sizes = tuple(size for size in want if size is not None)
+    if len(sizes) == len(want) and np.prod(shape) == np.prod(sizes) and (len(shape) == 1 or shape[-1] == 1):
+        return sizes
+    return None
+
+
+def _written(times: NDArray[np.datetime64], zoned: bool) -> NDArray[np.str_]:
+    """Times as ISO 8601, with a Z where they are of UTC."""
+    whole = not (times.astype(np.int64) % 1_000_000).any()
+    return np.datetime_as_string(times, unit="s" if whole else "us", timezone="UTC" if zoned else "naive")
 
 
 class ExampleSource:
     """JSON lines that hold whole examples: a nested list (or a number) by input name in every object."""
 
     features: tuple[str, ...] = ()
+    manner = ""
 
-    def __init__(self, table: TextTable, tensors: tuple[Tensor, ...], id_column: Optional[str]) -> None:
-        self.name = table.name
-        self._table = table
+    def __init__(self, reader: TextReader, tensors: tuple[Tensor, ...], id_column: Optional[str]) -> None:
+        self.name = reader.name
+        self._reader = reader
         self._tensors = tensors
-        self._id_column = id_column
+        self._id = id_column
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in tensors}
 
     def count(self) -> Optional[int]:
         """The number of rows."""
-        return self._table.count()
+        return self._reader.count()
 
     def example(self) -> Any:
         """That of the first line."""
-        number, cells = self._table.first
-        columns = list(self._table.columns)
-        return {t.name: self._array(number, t, cells[columns.index(t.name)])[np.newaxis] for t in self._tensors}
+        number, found = self._reader.first
+        if not isinstance(found, dict):
+            raise found if isinstance(found, InputError) else InputError(f"{self.name} is not JSON lines")
+        return {t.name: self._array(number, t, found)[np.newaxis] for t in self._tensors}
 
     def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`Source` says."""
-        with self._table.opened() as lines:
-            indices = lines.indices([tensor.name for tensor in self._tensors])
-            id_index = None if self._id_column is None else lines.indices([self._id_column])[0]
-            rows: list[list[NDArray[Any]]] = []
-            ids: list[int] = []
-            shapes: list[tuple[int, ...]] = []
-            for number, cells in itertools.islice(lines, start, stop):
-                row = [self._array(number, t, cells[i]) for t, i in zip(self._tensors, indices)]
-                shapes = shapes or [array.shape for array in row]
-                if [array.shape for array in row] != shapes:
-                    raise InputError(
-                        f"{self.name}, line {number}: its arrays are not as long as those of the lines before; "
-                        "give examples of one length"
-                    )
-                rows.append(row)
-                if id_index is not None:
-                    ids.append(lines.integer(number, cells, id_index))
-                if len(rows) == size:
-                    yield self._rows(rows, ids)
-                    rows, ids = [], []
-            if rows:
+        picked = Picked(self._reader.lines, Selection(id=self._id))
+        rows: list[list[NDArray[Any]]] = []
+        ids: list[int] = []
+        shapes: list[tuple[int, ...]] = []
+        for number, found in self._reader.objects(start, stop):
+            row = [self._array(number, t, found) for t in self._tensors]
+            shapes = shapes or [array.shape for array in row]
+            if [array.shape for array in row] != shapes:
+                raise InputError(
+                    f"{self.name}, line {number}: its arrays are not as long as those of the lines before; "
+                    "give examples of one length"
+                )
+            rows.append(row)
+            if self._id is not None:
+                ids.append(int(picked.line(number, found).id or 0))
+            if len(rows) == size:
                 yield self._rows(rows, ids)
+                rows, ids = [], []
+        if rows:
+            yield self._rows(rows, ids)
 
     def _rows(self, rows: list[list[NDArray[Any]]], ids: list[int]) -> Rows:
         inputs = {t.name: np.stack([row[i] for row in rows]) for i, t in enumerate(self._tensors)}
-        return Rows(np.array(ids, np.int64) if self._id_column is not None else None, inputs, {})
+        return Rows(np.array(ids, np.int64) if self._id is not None else None, inputs, {})
 
-    def _array(self, number: int, tensor: Tensor, cell: Any) -> NDArray[Any]:
+    def _array(self, number: int, tensor: Tensor, found: dict[str, Any]) -> NDArray[Any]:
         want = tensor.shape[1:]
-        try:
-            array = np.array(cell, np.float64)
-        except (TypeError, ValueError, OverflowError):
-            array = np.array(np.nan)
-        fits = len(want) == array.ndim and all(a is None or a == b for a, b in zip(want, array.shape))
-        if not fits or not np.isfinite(array).all():
+        array = _numbers(found.get(tensor.name), self._dtypes[tensor.name])
+        fits = array is not None and len(want) == array.ndim
+        if array is None or not fits or not all(a is None or a == b for a, b in zip(want, array.shape)):
             form = ", ".join("any" if size is None else str(size) for size in want)
             raise InputError(
                 f"{self.name}, line {number}: {tensor.name!r} is not [{form}] finite numbers, "
@@ -397,114 +434,32 @@ class ExampleSource:
         return array
 
 
-def _of_table(table: Any, metadata: Metadata, choice: Choice) -> Source:
+def _numbers(found: Any, dtype: np.dtype[Any]) -> Optional[NDArray[Any]]:
+    """A nested list of finite numbers: integers as int64, exactly, else float64; None where it is none."""
+    try:
+        array = np.array(found)
+        if array.dtype.kind == "u":
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if array.dtype.kind == "i" or (array.dtype.kind == "b" and dtype.kind == "b"):
+        return array
+    return array if array.dtype.kind == "f" and np.isfinite(array).all() else None
+
+
+def _of_table(reader: Reader, metadata: Metadata, choice: Choice) -> Source:
     if choice.window is not None and choice.window < 1:
-        raise InputError(f"--window is {choice.window}; give 1 or more lines")
+        raise InputError(f"window is {choice.window}; give 1 or more lines")
     names = [tensor.name for tensor in metadata.inputs]
-    if getattr(table, "is_json", False) and set(names) <= set(table.columns) and not choice.columns:
+    is_json = isinstance(reader, TextReader) and reader.is_json
+    if is_json and set(names) <= set(reader.columns) and not choice.columns:
+        assert isinstance(reader, TextReader)
         if choice.window:
-            raise InputError(f"{table.name} holds whole examples by input name; leave --window out")
-        return ExampleSource(table, metadata.inputs, choice.id_column)
+            raise InputError(f"{reader.name} holds whole examples by input name; leave window= out")
+        return ExampleSource(reader, metadata.inputs, choice.id)
     if len(names) > 1:
         raise InputError(
-            f"the model has {len(names)} inputs and {table.name} is one table; "
+            f"the model has {len(names)} inputs and {reader.name} is one table; "
             f"give an .npz file, or JSON lines, with arrays by input name {names}"
         )
-    return TableSource(table, metadata.inputs[0], choice)
-
-
-def _joined(parts: Sequence[Rows]) -> Rows:
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    ids = None if first.ids is None else np.concatenate([part.ids for part in parts])
-    inputs: Any
-    if isinstance(first.inputs, dict):
-        inputs = {name: np.concatenate([part.inputs[name] for part in parts]) for name in first.inputs}
-    else:
-        inputs = np.concatenate([part.inputs for part in parts])
-    return Rows(ids, inputs, {name: np.concatenate([part.labels[name] for part in parts]) for name in first.labels})
-
-
-class _Array(Protocol):
-    """An array in a file, of which rows are read."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop`."""
-
-
-class _Streamed:
-    """An array in C order, read forwards from the file that `opened` opens: of its rows only those asked for."""
-
-    def __init__(self, opened: Callable[[], IO[bytes]]) -> None:
-        self._opened = opened
-        self._row = 0
-        self._start()
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop`; going back starts the file anew."""
-        if start < self._row:
-            self._file.close()
-            self._start()
-        row_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        self._file.seek((start - self._row) * row_bytes, os.SEEK_CUR)
-        content = self._file.read((stop - start) * row_bytes)
-        if len(content) != (stop - start) * row_bytes:
-            raise EOFError("an array ends too early")
-        self._row = stop
-        return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])
-
-    def _start(self) -> None:
-        self._file = self._opened()
-        self.shape, _, self.dtype = _header(self._file)
-        self._row = 0
-
-
-class _Held:
-    """An array that cannot be read by rows, mapped into memory or held there."""
-
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array = array
-        self.shape, self.dtype = array.shape, array.dtype
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Rows `start` to `stop`."""
-        return self._array[start:stop]
-
-
-def _array(opened: Callable[[], IO[bytes]], held: Callable[[], NDArray[Any]]) -> _Array:
-    """The array in the file that `opened` opens; what `held` gives where its rows do not lie one after the other."""
-    with opened() as file:
-        shape, columns_first, dtype = _header(file)
-    if dtype.hasobject:
-        raise ValueError("it holds objects")
-    return _Held(held()) if columns_first and len(shape) > 1 else _Streamed(opened)
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> _Array:
-    return _array(
-        lambda: archive.open(name),
-        lambda: np.load(io.BytesIO(archive.read(name)), allow_pickle=False),
-    )
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, columns_first, dtype = read(file)
-    return shape, columns_first, dtype
-
-
-@contextlib.contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputError(f"cannot read {name} ({error.strerror}); give an existing file") from error
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise InputError(
-            f"cannot read {name} ({error}); give a .npy file of numbers, or an .npz file with arrays by input name"
-        ) from error
+    return TableSource(reader, metadata.inputs[0], choice)

@@ -90,13 +90,14 @@ class Work:
         first = self._pieces[0][field]
         shape = list(first.shape)
         shape[field.row_axis] = self.rows
-        return first.dtype, tuple(shape)
+        return self._dtype(field), tuple(shape)
 
     def content(self, field: Field) -> Iterator[bytes]:
         """The bytes of the whole array in C order, in parts."""
         if field.row_axis == 0:
+            dtype = self._dtype(field)
             for piece in self._pieces:
-                yield self._read(piece[field]).tobytes()
+                yield self._read(piece[field]).astype(dtype, copy=False).tobytes()
             return
         for outer in range(self._pieces[0][field].shape[0]):
             for piece in self._pieces:
@@ -121,13 +122,15 @@ class Work:
             stored = _Stored(offset, np.dtype(dtype), tuple(shape))
             piece[Field(output, statistic)] = stored
             offset += stored.dtype.itemsize * int(np.prod(stored.shape))
-        if self._pieces and [(f, s.dtype, _tail(f, s)) for f, s in piece.items()] != [
-            (f, s.dtype, _tail(f, s)) for f, s in self._pieces[0].items()
-        ]:
+        if self._pieces and _form(piece) != _form(self._pieces[0]):
             raise InputError("the model gives outputs of another shape for some rows than for others; split the file")
         self._pieces.append(piece)
         self.rows += next(s.shape[f.row_axis] for f, s in piece.items())
         self._end = offset
+
+    def _dtype(self, field: Field) -> np.dtype[Any]:
+        """That of the whole array: of text the longest."""
+        return max((piece[field].dtype for piece in self._pieces), key=lambda dtype: dtype.itemsize)
 
     def _read(self, stored: _Stored) -> NDArray[Any]:
         self._file.seek(stored.offset)
@@ -154,7 +157,7 @@ def kept(path: Path, job: Mapping[str, Any]) -> Iterator[Work]:
     try:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666), "r+b")
     except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}), which --resume keeps finished pieces in") from error
+        raise InputError(f"cannot write {path} ({error.strerror}), which resume= keeps finished pieces in") from error
     with file:
         _lock(file, path)
         known = _job_of(file, path)
@@ -241,6 +244,11 @@ def _lock(file: IO[bytes], path: Path) -> None:
 
 def _little(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(values.dtype.newbyteorder("<"), copy=False)
+
+
+def _form(piece: Mapping[Field, _Stored]) -> list[Any]:
+    """What has to be the same in all pieces; text is as long as it is."""
+    return [(f, "U" if s.dtype.kind == "U" else s.dtype, _tail(f, s)) for f, s in piece.items()]
 
 
 def _tail(field: Field, stored: _Stored) -> tuple[int, ...]:

@@ -106,7 +106,7 @@ def check(
     if metadata.stream:
         raise InputError(
             "this artifact streams and takes no whole inputs; push steps to model.stream(), or to `keepdrop stream`, "
-            "or export the model without --streaming"
+            "or export the model with streaming=False"
         )
     samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
     given = _by_name(metadata.inputs, x)

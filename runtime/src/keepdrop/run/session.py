@@ -86,8 +86,14 @@ class Session:
 
     @property
     def source(self) -> tuple[Union[str, bytes], str]:
-        """What opens it again, a path or the content, and the checksum by which it is known to be the same."""
-        return (os.path.abspath(self.path) if self._content is None else self._content), self.checksum
+        """The content that opens it again, on any machine, and the checksum by which it is known to be the same.
+
+        Raises
+        ------
+        ArtifactError
+            The file is no longer the one that was opened.
+        """
+        return self._unchanged(), self.checksum
 
     def another(self) -> Session:
         """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""
@@ -137,17 +143,20 @@ class Session:
             The file is no longer the one that was opened.
         """
         if self._sha256 is None:
-            try:
-                content = _read(self.path) if self._content is None else self._content
-                unchanged = checksum(content) == self.checksum
-            except ArtifactError:
-                unchanged = False
-            if not unchanged:
-                raise ArtifactError(f"{self.path} is no longer the file that was opened; load it again")
             import hashlib  # brings OpenSSL, which streams alone need
 
-            self._sha256 = hashlib.sha256(content).hexdigest()
+            self._sha256 = hashlib.sha256(self._unchanged()).hexdigest()
         return self._sha256
+
+    def _unchanged(self) -> bytes:
+        try:
+            content = _read(self.path) if self._content is None else self._content
+            unchanged = checksum(content) == self.checksum
+        except ArtifactError:
+            unchanged = False
+        if not unchanged:
+            raise ArtifactError(f"{self.path} is no longer the file that was opened; load it again")
+        return content
 
     def _stamped(self) -> Optional[tuple[int, int, int]]:
         return _stamp(self.path) if self._content is None else None

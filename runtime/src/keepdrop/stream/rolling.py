@@ -65,8 +65,8 @@ def _window(metadata: Metadata, given: Optional[int]) -> int:
         raise InputError(f"the inputs take different numbers of steps, {lengths}; a stream gives each the same")
     if not fixed and given is None:
         raise InputError(
-            "this artifact takes windows of any length; say how many steps those had that it was trained on"
-            "(window=, or --window), or export it with --streaming"
+            "this artifact takes windows of any length; say how many steps those had that it was trained on "
+            "(window=), or export it with streaming=True"
         )
     length = fixed.pop() if fixed else integer("window", given, least=1)
     if given is not None and given != length:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, Generic, NamedTuple, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keepdrop.answer.heads import resolved
 from keepdrop.answer.prediction import Prediction, paired, summarise
+from keepdrop.answer.results import Answers, of_outputs
 from keepdrop.artifact.metadata import STEPS_SEEN, Metadata, State
 from keepdrop.errors import InputError
 from keepdrop.run.engine import Engine
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
     carried: Arrays
 
 
-class Stream:
+class Stream(Generic[Answers]):
     """Rows, such as sensors, whose samples go on; made by :meth:`Model.stream` and :meth:`Model.resume`.
 
     Many streams may share one model and be pushed from several threads at once; the calls of one stream take turns.
@@ -53,7 +54,15 @@ class Stream:
         The steps of the windows that the model was trained on; None where that is not known.
     """
 
-    def __init__(self, session: AnySession, engine: Engine, budget: Budget, saved: SavedStream, steps: Steps) -> None:
+    def __init__(
+        self,
+        session: AnySession,
+        engine: Engine,
+        budget: Budget,
+        saved: SavedStream,
+        steps: Steps,
+        by_output: bool = False,
+    ) -> None:
         metadata = session.metadata
         demand(budget, steps, len(saved.rows), saved.samples)
         check_far(metadata, saved.first_sample, saved.samples, steps.longest)
@@ -61,6 +70,7 @@ class Stream:
         self.window = steps.window
         self._outputs = [tensor.name for tensor in metadata.outputs]
         self._heads = resolved(metadata.outputs, metadata.heads)
+        self._named = by_output
         self._budget = budget
         self._identity = saved.identity
         self._steps = steps
@@ -95,7 +105,7 @@ class Stream:
         """
         return {row: seen >= (self.window or 0) for row, seen in self.steps_seen.items()}
 
-    def push(self, x: Any, rows: Optional[ArrayLike] = None) -> Any:
+    def push(self, x: Any, rows: Optional[ArrayLike] = None) -> Answers:
         """Go on by a step or a chunk of steps: a :class:`Prediction`, by output name in a dict where there are several.
 
         An output without an axis of time is the answer after the last step: [rows, ...], samples [samples, rows, ...].
@@ -121,8 +131,8 @@ class Stream:
         with self._lock:
             answer = self._answer(x, rows)
             self._rows.put(answer.where, answer.carried)
-        predictions = answer.predictions
-        return predictions[self._outputs[0]] if len(predictions) == 1 else predictions
+        answers: Answers = of_outputs(self._outputs, list(answer.predictions.values()), self._named)
+        return answers
 
     def reset(self, rows: Optional[ArrayLike] = None) -> None:
         """Start rows anew (default: all of them) at step 0, with the same masks; InputError for an unknown row."""

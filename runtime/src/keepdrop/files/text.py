@@ -1,0 +1,389 @@
+"""Text: CSV and JSON lines as a :class:`~keepdrop.files.reader.Reader`, in bulk where a line needs no care.
+
+A file is read in chunks that end with a line. A chunk of CSV without quotes, whose lines all have their cells, is read
+by Arrow or by numpy; anything that either cannot read as finite numbers goes line by line through
+:mod:`keepdrop.files.lines`, which knows missing values and names line and column. All three read a decimal as the
+float64 nearest to it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple, Optional, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keepdrop.errors import InputError
+
+from . import cells, opening
+from .lines import Cells, Dialect, Header, Line, Picked
+from .reader import Readings, Selection
+
+CHUNK = 1 << 19
+# A line, or a cell in quotes, is not longer than this.
+LONGEST = 64 << 20
+# From this size on, importing Arrow (a tenth of a second) pays.
+WORTH_ARROW = 8 << 20
+QUOTE = '"'
+BLANK = re.compile(r"\n[ \t]*\n")
+NOT_TEXT = "give CSV with a header, or one JSON object a line"
+
+
+class Chunk(NamedTuple):
+    """Whole lines of a text, each with its end, and the number of the first of them."""
+
+    first: int
+    text: str
+
+
+class TextReader:
+    """A CSV or JSON-lines file, or a file open for reading bytes that can be read but once (a pipe).
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is empty, or has no header or no line below it.
+    """
+
+    def __init__(self, name: str, source: Union[Path, IO[bytes]], dialect: Dialect = Dialect()) -> None:  # noqa: B008
+        self.name = name
+        self._path = source if isinstance(source, Path) else None
+        self._dialect = dialect
+        self._large = self._path is not None and _size(self._path) >= WORTH_ARROW
+        self._picked: Optional[Picked] = None
+        self.lines, chunks = self._begun(source)
+        first = next(chunks, None)
+        if first is None:
+            raise InputError(f"{name} has no line below its header; give at least one")
+        self._once = None if self._path else itertools.chain([first], chunks)
+        self.first = next(self._records(first))
+        found = self.first[1]
+        self.columns = self.lines.columns
+        self.dated = frozenset() if isinstance(found, InputError) else frozenset(self._dated(found))
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it is JSON lines."""
+        return self.lines.is_json
+
+    @property
+    def manner(self) -> str:
+        """As :class:`~keepdrop.files.reader.Reader` says."""
+        return self.lines.manner
+
+    @property
+    def zoned(self) -> Optional[bool]:
+        """As :class:`~keepdrop.files.reader.Reader` says."""
+        return self._picked.times.zoned if self._picked else None
+
+    def count(self) -> Optional[int]:
+        """The number of lines, which takes going through them; None where they can be read but once."""
+        if self._path is None:
+            return None
+        return sum(self._length(chunk) for chunk in self._chunks())
+
+    def read(self, selection: Selection, most: int, start: int = 0, stop: Optional[int] = None) -> Iterator[Readings]:
+        """As :class:`~keepdrop.files.reader.Reader` says."""
+        self._picked = picked = Picked(self.lines, selection)
+        if not isinstance(self.first[1], InputError):
+            self.lines.settle(self.first[1], picked.numbers)
+        for chunk, part in self._parts(start, stop):
+            readings = self._bulk(chunk, picked)
+            pieces = [readings.cut(part)] if readings else self._careful(chunk, picked, part, most)
+            for piece in pieces:
+                for begin in range(0, len(piece.lines), most):
+                    yield piece.cut(slice(begin, begin + most))
+
+    def objects(self, start: int, stop: Optional[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Of JSON lines, the objects of the lines `start` to `stop` by position, with the numbers of their lines."""
+        for chunk, part in self._parts(start, stop):
+            for number, found in itertools.islice(self._records(chunk), part.start, part.stop):
+                if isinstance(found, InputError):
+                    raise found
+                assert isinstance(found, dict)
+                yield number, found
+
+    def _parts(self, start: int, stop: Optional[int]) -> Iterator[tuple[Chunk, slice]]:
+        """The chunks that hold lines `start` to `stop`, and which of each chunk's lines these are."""
+        end = 0
+        for chunk in self._chunks():
+            if stop is not None and end >= stop:
+                return
+            begin, end = end, end + self._length(chunk)
+            if end > start:
+                yield chunk, slice(max(0, start - begin), end - begin if stop is None else min(end, stop) - begin)
+
+    # -- chunks
+
+    def _begun(self, source: Union[Path, IO[bytes]]) -> tuple[Header, Iterator[Chunk]]:
+        """The header, and the chunks of what is below it."""
+        chunks = self._read(source)
+        number, before = 1, ""
+        for chunk in chunks:
+            text = chunk.text.lstrip()
+            if text:
+                number, before = chunk.first + chunk.text[: len(chunk.text) - len(text)].count("\n"), text
+                break
+        else:
+            raise InputError(f"{self.name} is empty; {NOT_TEXT}")
+        if text.startswith("["):
+            raise InputError(
+                f"{self.name}, line {number} begins a JSON array; give one object a line, without brackets"
+            )
+        line, rest = _first_line(before)
+        header = Header(self.name, number, line, self._dialect)
+        if header.is_json:
+            return header, self._with_lines(itertools.chain([Chunk(number, before)], chunks))
+        return header, self._with_lines(itertools.chain([Chunk(number + line.count("\n"), rest)], chunks))
+
+    def _with_lines(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        return (chunk for chunk in chunks if chunk.text and not chunk.text.isspace())
+
+    def _chunks(self) -> Iterator[Chunk]:
+        if self._once is not None:
+            return self._once
+        assert self._path is not None
+        return self._begun(self._path)[1]
+
+    def _read(self, source: Union[Path, IO[bytes]]) -> Iterator[Chunk]:
+        """Chunks that end with a line, quotes closed, line ends as ``\\n``."""
+        with opening.readable(self.name, NOT_TEXT):
+            file = opening.binary(source) if isinstance(source, Path) else source
+        try:
+            yield from _lines_of(file, self.name)
+        finally:
+            if isinstance(source, Path):
+                file.close()
+
+    # -- lines
+
+    def _length(self, chunk: Chunk) -> int:
+        if self._is_plain(chunk.text):
+            return chunk.text.count("\n")
+        if self.is_json:
+            return sum(1 for line in chunk.text.split("\n") if line and not line.isspace())
+        return sum(1 for _ in self._records(chunk))
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether each line end ends one reading."""
+        return (self.is_json or QUOTE not in text) and text[0] > " " and not BLANK.search(text)
+
+    def _records(self, chunk: Chunk) -> Iterator[tuple[int, Union[Cells, InputError]]]:
+        """Each line that is not blank, with its number (the last, where it spans several); an error in its place."""
+        if self.is_json:
+            for number, line in enumerate(chunk.text.split("\n"), chunk.first):
+                if line and not line.isspace():
+                    yield number, _or_error(self.lines.object, number, line)
+            return
+        reader = csv.reader(io.StringIO(chunk.text, newline=""), delimiter=self.lines.separator, strict=True)
+        while True:
+            try:
+                found = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                number = chunk.first + reader.line_num - 1
+                yield number, self.lines.no_csv(number, error)
+                continue
+            if found and not (len(found) == 1 and found[0].isspace()):
+                number = chunk.first + reader.line_num - 1
+                yield number, _or_error(self._checked, number, found)
+
+    def _checked(self, number: int, found: list[str]) -> Cells:
+        self.lines.check_width(number, found)
+        return found
+
+    def _careful(self, chunk: Chunk, picked: Picked, part: slice, most: int) -> Iterator[Readings]:
+        """Line by line; what comes before a line that is refused is given first."""
+        numbers: list[int] = []
+        read: list[Line] = []
+        problems: dict[int, str] = {}
+        before: Optional[Line] = None
+        for number, found in itertools.islice(self._records(chunk), part.start, part.stop):
+            line = found if isinstance(found, InputError) else _or_error(picked.line, number, found)
+            if isinstance(line, InputError):
+                if not picked.selection.skip or (before is None and picked.selection.id is not None):
+                    if read:
+                        yield _gathered(numbers, read, problems, picked)
+                    raise line
+                problems[len(read)] = str(line)
+                line = _unread(picked, before)
+            before = line
+            numbers.append(number)
+            read.append(line)
+            if len(read) == most:
+                yield _gathered(numbers, read, problems, picked)
+                numbers, read, problems = [], [], {}
+        if read:
+            yield _gathered(numbers, read, problems, picked)
+
+    # -- in bulk
+
+    def _bulk(self, chunk: Chunk, picked: Picked) -> Optional[Readings]:
+        """A chunk at once, or None where it needs care."""
+        header = self.lines
+        if header.is_json or not self._is_plain(chunk.text):
+            return None
+        data = chunk.text.encode()
+        count = _lines_of_width(data, header.separator, header.width)
+        if count is None:
+            return None
+        numbers = self._numbers(data, picked)
+        if numbers is None or len(numbers) != count:
+            return None
+        rows = [line.split(header.separator) for line in chunk.text.split("\n")[:-1]] if _needs_text(picked) else []
+        try:
+            texts = {name: _texts([row[i].strip() for row in rows]) for name, i in picked.texts.items()}
+            ids = None if picked.selection.id is None else picked.ids(chunk.first, list(texts[picked.selection.id]))
+            times = None if picked.time is None else picked.moments(chunk.first, [row[picked.time] for row in rows])
+        except InputError:
+            return None
+        lines = np.arange(chunk.first, chunk.first + count, dtype=np.int64)
+        return Readings(lines, numbers, None if ids is None else np.array(ids, np.int64), times, texts, {})
+
+    def _numbers(self, data: bytes, picked: Picked) -> Optional[NDArray[Any]]:
+        """The selected numbers [n, columns], or None where they are not all finite and plain."""
+        selection, header = picked.selection, picked.header
+        if not picked.numbers:
+            return np.empty((data.count(b"\n"), 0), selection.dtype)
+        found = None
+        if self._large:
+            found = _by_arrow(data, picked)
+        if found is None and header.decimal != ",":
+            found = _by_numpy(data, header.separator, picked.numbers, selection.dtype)
+        return found if found is not None and np.isfinite(found).all() else None
+
+    def _dated(self, found: Cells) -> Iterator[str]:
+        for i, column in enumerate(self.columns):
+            if cells.looks_dated(found.get(column) if isinstance(found, dict) else found[i]):
+                yield column
+
+
+def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
+    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+    number, waiting = 1, ""
+    is_json: Optional[bool] = None
+    more = True
+    while more:
+        with opening.readable(name, NOT_TEXT):
+            data = file.read1(CHUNK)  # type: ignore[attr-defined]
+        more = bool(data)
+        try:
+            waiting += decoder.decode(data, final=not more)
+        except UnicodeDecodeError as error:
+            at = number + waiting.count("\n") + data[: error.start].count(b"\n")
+            raise InputError(f"{name}, line {at} is not text in UTF-8 ({error.reason}); convert it") from error
+        if is_json is None and waiting.strip():
+            is_json = waiting.lstrip()[0] in "{["
+        if not more and waiting and not waiting.endswith("\n"):
+            waiting += "\n"
+        text = waiting[: waiting.rfind("\n") + 1]
+        if more and not is_json and text.count(QUOTE) % 2:
+            text = ""  # a cell in quotes goes on
+        if text:
+            yield Chunk(number, text)
+            number += text.count("\n")
+            waiting = waiting[len(text) :]
+        elif len(waiting) > LONGEST:
+            raise InputError(f"{name}, line {number} has no end, or a quote that never closes; {NOT_TEXT}")
+
+
+def _first_line(text: str) -> tuple[str, str]:
+    """The first line, with its end, and the rest; a cell in quotes may span lines."""
+    end = text.find("\n") + 1
+    if not text.startswith("{"):
+        while text[:end].count(QUOTE) % 2 and text.find("\n", end) >= 0:
+            end = text.find("\n", end) + 1
+    return text[:end], text[end:]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _or_error(of: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return of(*arguments)
+    except InputError as error:
+        return error
+
+
+def _unread(picked: Picked, before: Optional[Line]) -> Line:
+    """A line that could not be read: of the series before it, without numbers."""
+    selection = picked.selection
+    number: Any = 0 if selection.integers else float("nan")
+    texts = {name: "" for name in picked.texts}
+    if before is not None and selection.id is not None:
+        texts[selection.id] = before.texts[selection.id]
+    time = np.datetime64("NaT", "us") if selection.time is not None else None
+    return Line([number] * len(selection.numbers), before.id if before else None, time, texts, None)
+
+
+def _gathered(numbers: list[int], read: list[Line], problems: dict[int, str], picked: Picked) -> Readings:
+    selection = picked.selection
+    values = np.array([line.numbers for line in read], selection.dtype)
+    return Readings(
+        np.array(numbers, np.int64),
+        values.reshape(len(read), len(selection.numbers)),
+        None if selection.id is None else np.array([line.id for line in read], np.int64),
+        None if selection.time is None else np.array([line.time for line in read], "datetime64[us]"),
+        {name: _texts([line.texts[name] for line in read]) for name in picked.texts},
+        problems,
+    )
+
+
+def _texts(found: list[str]) -> NDArray[np.object_]:
+    array = np.empty(len(found), object)
+    array[:] = found
+    return array
+
+
+def _needs_text(picked: Picked) -> bool:
+    return bool(picked.texts) or picked.time is not None
+
+
+def _lines_of_width(data: bytes, separator: str, width: int) -> Optional[int]:
+    """How many lines there are, or None unless each has `width` cells and none is blank."""
+    raw = np.frombuffer(data, np.uint8)
+    ends = np.flatnonzero(raw == 10)
+    between = np.flatnonzero(raw == ord(separator))
+    found = np.diff(np.searchsorted(between, ends), prepend=0)
+    blank = width == 1 and bool((np.diff(ends, prepend=-1) == 1).any())
+    return None if blank or (found != width - 1).any() else len(ends)
+
+
+def _by_arrow(data: bytes, picked: Picked) -> Optional[NDArray[Any]]:
+    try:
+        from . import arrow
+    except InputError:
+        return None
+    return arrow.numbers(data, picked.header, picked.numbers, picked.selection.dtype)
+
+
+def _by_numpy(data: bytes, separator: str, columns: list[int], dtype: Any) -> Optional[NDArray[Any]]:
+    # Before 1.23 loadtxt was written in Python: slower than the careful way, and it reads hexadecimal.
+    if _old_numpy():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # numpy 1.23 reads 2.0 as an integer by way of a float, with a warning
+        try:
+            return np.loadtxt(
+                io.BytesIO(data), dtype, comments=None, delimiter=separator, usecols=columns, ndmin=2, encoding="utf-8"
+            )
+        except (ValueError, TypeError, OverflowError, Warning):
+            return None
+
+
+def _old_numpy() -> bool:
+    return tuple(map(int, np.__version__.split(".")[:2])) < (1, 23)
