@@ -101,6 +101,11 @@ def test_a_quantile_that_was_not_kept_is_told(one, x) -> None:
     prediction = keepdrop.load(one).predict(x, quantiles=(0.05, 0.95))
     with pytest.raises(InputError, match=r"quantile 0.5 was not kept, only \[0.05, 0.95\] were; add it to quantiles="):
         prediction.quantile(0.5)
+    with pytest.raises(InputError, match="quantile 0.051 was not kept"):  # not its neighbour's answer
+        prediction.quantile(0.051)
+    with pytest.raises(InputError, match="quantile 0.0500001 was not kept"):
+        prediction.quantile(0.05 + 1e-7)
+    np.testing.assert_array_equal(prediction.quantile((1 - 0.9) / 2), prediction.quantile(0.05))  # 0.04999999999999999
     with pytest.raises(InputError, match="quantile 0.1 was not kept"):
         prediction.interval(0.8)
 
@@ -206,7 +211,7 @@ def test_nan_stays_in_its_row(moods) -> None:
 
 @pytest.mark.parametrize("name", [*CLASS_FIGURES, "top"])
 def test_a_value_has_no_classes(samples, name: str) -> None:
-    text = r"head of output 'next' is 'value'; if .* predict\(..., heads={'next': 'softmax'}\), .* --head next=softmax"
+    text = "head of output 'next' is 'value'; .* in predict or at export: heads=.'next': 'softmax'., or 'sigmoid'$"
     with pytest.raises(InputError, match=text):
         getattr(summarise(samples, head=Head("next")), name)
 
@@ -261,7 +266,9 @@ def test_noise_may_overflow_and_be_missing() -> None:
 
 @pytest.mark.parametrize("name", ["aleatoric", "epistemic", "total"])
 def test_a_value_has_no_noise(samples, name: str) -> None:
-    with pytest.raises(InputError, match="head of output 'next' is 'value'.* --head next=mean,logvar"):
+    with pytest.raises(
+        InputError, match="head of output 'next' is 'value'.* at export: heads=.'next': 'mean,logvar'.$"
+    ):
         getattr(summarise(samples, head=Head("next")), name)
 
 

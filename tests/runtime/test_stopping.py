@@ -222,6 +222,16 @@ def test_a_decision_stands() -> None:
     assert first.decision == later.decision == ABOVE
 
 
+def test_a_decision_without_bounds_stands() -> None:
+    """The t-test has no memory of its own: on all 1,100 samples it would decide for the other side."""
+    rule = decided(0.5, 0.99)
+    samples = np.random.default_rng(18).normal([[[1.0]]] * 100 + [[[-5.0]]] * 1000, 0.1)  # [T, 1, 1]
+    first = rule.look(None, HEAD, samples[:100], Moments.of(samples[:100]), 1)
+    later = rule.look(first, HEAD, samples[100:], Moments.of(samples), 1)
+    assert first.decision == later.decision == ABOVE and later.met.all()
+    assert rule.look(None, HEAD, samples, Moments.of(samples), 1).decision == BELOW
+
+
 def test_what_is_watched() -> None:
     heads = (Head("mood", "softmax"), Head("level", "mean", "spread"), Head("spread", "logvar", "level"))
     assert watched(standard_error(1), heads) == [heads[0], heads[1]]

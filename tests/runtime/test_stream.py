@@ -181,6 +181,21 @@ def test_masks_are_made_once_a_row(model, steps, monkeypatch) -> None:
     assert all("mask_made" not in names for names, _ in asked if len(names) > 1)
 
 
+def test_a_long_push_is_run_in_parts(model, monkeypatch) -> None:
+    """A push of days of readings takes no more memory at once than one of some hundred steps."""
+    s = model.stream(samples=2, seed=SEED, rows=[0])
+    call, lengths = s._steps._session.call, []
+
+    def watched(names, feeds):
+        lengths.append(feeds["x"].shape[1])
+        return call(names, feeds)
+
+    monkeypatch.setattr(s._steps._session, "call", watched)
+    s.push(np.ones((1, 1000, 2), np.float32))
+    assert s.steps_seen == {0: 1000}
+    assert max(lengths) <= 300 and sum(lengths) >= 1000
+
+
 def test_an_error_leaves_the_stream_as_it_was(model, steps, monkeypatch) -> None:
     s = model.stream(samples=4, seed=SEED, rows=[0, 1, 2])
     s.push(steps[:, 0])

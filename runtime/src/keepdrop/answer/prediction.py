@@ -241,7 +241,7 @@ class Prediction:
         if kind not in (SOFTMAX, SIGMOID):
             raise InputError(
                 f"this is of class probabilities, and the head of output {name!r} is {kind!r}; if it gives them, say "
-                f"so: predict(..., heads={{{name!r}: 'softmax'}}), or 'sigmoid', or at export with the same heads="
+                f"so in predict or at export: heads={{{name!r}: 'softmax'}}, or 'sigmoid'"
             )
         if self._sums[moments.IMPROPER].any():
             raise InputError(
@@ -272,7 +272,7 @@ class Prediction:
         else:
             raise InputError(
                 f"this is of a mean and its log-variance, and the head of output {name!r} is {kind!r}; if it predicts "
-                f"both, say so: predict(..., heads={{{name!r}: '{MEAN_LOGVAR}'}}), or at export with the same heads="
+                f"both, say so in predict or at export: heads={{{name!r}: '{MEAN_LOGVAR}'}}"
             )
         return np.asarray(noise / across(self.n, noise))
 
