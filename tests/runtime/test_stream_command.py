@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,22 +140,26 @@ GOOD = '{"id": 3, "x": [1, 2]}\n'
     ("given", "text"),
     [
         (GOOD + "nonsense", "line 2 is not JSON (Expecting value at character 1); give one object a line"),
-        (GOOD + "[1, 2]\n", "line 2 has no 'x'; give one object a line"),
+        (GOOD + "[1, 2]\n", "line 2 is not a JSON object; give one a line"),
         (GOOD + '{"id": 3, "y": [1, 2]}\n', "line 2 has no 'x'"),
-        (GOOD + '{"id": 3, "x": [1, 2], "t": 1}\n', "line 2 holds ['t'] too"),
-        (GOOD + '\n{"id": "a", "x": [1, 2]}\n', "line 3, 'id' is 'a'; expected an integer"),
-        (GOOD + '{"id": true, "x": [1, 2]}\n', "line 2, 'id' is True"),
-        (GOOD + '{"id": 9223372036854775808, "x": [1, 2]}\n', "line 2: row is 9223372036854775808"),
+        (
+            GOOD + '\n{"id": 3.5, "x": [1, 2]}\n',
+            "line 3, column 'id' holds 3.5, not an id; row ids are integers or text",
+        ),
+        (GOOD + '{"id": true, "x": [1, 2]}\n', "line 2, column 'id' holds True"),
+        (GOOD + '{"id": "", "x": [1, 2]}\n', "line 2, column 'id' is empty"),
+        (GOOD + '{"id": 3, "reset": 1}\n', 'line 2, "reset" is 1; give true'),
         (GOOD + '{"id": 4, "x": [1, NaN]}\n', "line 2: input 'x' holds NaN or infinity, first in row 4"),
         (GOOD + '{"id": 4, "x": [1]}\n', "line 2: input 'x' has shape [1, 1]; expected float32 [1, 2]"),
         (GOOD + '{"id": 4, "x": [1, null]}\n', "line 2: input 'x' holds object"),
         (GOOD + '{"id": 4, "x": ' + "[" * 100_000 + "\n", "line 2 is not JSON"),
         (b'{"id": 3, "x": [1, 2]}\n\xff\n', "line 2 is not text in UTF-8"),
         ("id,a,b\n3,1,2\n3,1\n", "line 3 has 2 cells and the header 3"),
-        ("id,a,b\n3,1,2\n3,1,\n", "line 3, column 'b' is ''; expected a number"),
-        ("id,a,b\n3,1,2\n3.5,1,2\n", "line 3, column 'id' is '3.5'; expected an integer"),
-        ("id,a,b\n3,1,2\n3,1,inf\n", "line 3: input 'x' holds NaN or infinity, first in row 3"),
+        ("id,a,b\n3,1,2\n3,1,\n", "line 3, column 'b' is empty; fill or drop such lines"),
+        ("id,a,b\n3,1,2\n3.5,1,2\n", "line 3, column 'id' holds '3.5', not an id"),
+        ("id,a,b\n3,1,2\n3,1,inf\n", "line 3, column 'b' holds 'inf', not a finite number"),
         ('id,a,b\n3,1,2\n3,1,"2\n', "line 3 is not CSV"),
+        ("id,a,b\n3,1,2\n3,1_0,2\n", "line 3, column 'a' holds '1_0'"),
     ],
 )
 def test_a_bad_line_is_told_and_what_came_before_is_kept(streaming, tmp_path, given, text) -> None:
@@ -169,12 +174,12 @@ def test_a_bad_line_is_told_and_what_came_before_is_kept(streaming, tmp_path, gi
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        ("1,2\n3,4\n", "line 1 is not a header: all its cells are numbers"),
+        ("1,2\n3,4\n", "line 1 is not a header, all its cells are numbers"),
         (
-            "a,b,c\n",
-            "line 1 has 3 columns, ['a', 'b', 'c']; a step of input 'x' takes 2; leave out the others, or name",
+            "a,b,c\n1,2,3\n",
+            "has 3 columns of numbers, ['a', 'b', 'c']; a step of input 'x' takes 2: choose them by columns=",
         ),
-        ("a,id\n", "line 1 has 1 columns besides 'id'"),
+        ("a,id\n1,2\n", "has 1 columns of numbers besides 'id'"),
         ("a,b\n", "line 1 has no column 'id'; its columns are ['a', 'b']"),
     ],
 )
@@ -236,6 +241,111 @@ def test_a_save_that_fails_leaves_the_older_file(streaming, steps, tmp_path, mon
     assert [path.name for path in tmp_path.glob("*state*")] == ["state.npz"]
 
 
+# What a reading may look like
+
+
+def test_columns_are_chosen_by_name_and_others_passed_over(streaming, steps) -> None:
+    plain, _ = call(streaming, given=csv_of(steps))
+    lines = ["note,b,when,a", *(f"n/a,{b},2025-01-0{n % 9 + 1}T00:00:00Z,{a}" for n, (a, b) in enumerate(steps))]
+    assert call(streaming, "--columns", "a,b", given="\n".join(lines))[0] == plain
+    swapped, _ = call(streaming, "--columns", "b,a", given="\n".join(lines))
+    assert swapped != plain
+    dated = ["time,a,b", *(f"2025-01-01 00:{n:02},{a},{b}" for n, (a, b) in enumerate(steps))]
+    assert call(streaming, given="\n".join(dated))[0] == plain
+    objects = "".join(json.dumps({"b": float(b), "a": float(a)}) + "\n" for a, b in steps)
+    assert call(streaming, "--columns", "a,b", given=objects)[0] == plain
+    assert "has no 'b'" in refused(streaming, "--columns", "a,b", given='{"a": 1}\n')
+    assert "has no column 'c'" in refused(streaming, "--columns", "a,c", given="a,b\n1,2\n")
+
+
+def test_ids_may_be_text_and_further_fields_come_back(streaming) -> None:
+    given = '{"id": "north", "x": [1, 2], "site": {"lat": 1}, "step": "first"}\n{"id": 7, "x": [1, 2]}\n'
+    answers, _ = call(streaming, given=given)
+    assert [answer["id"] for answer in answers] == ["north", 7]
+    assert (answers[0]["site"], answers[0]["step"], answers[0]["step_"]) == ({"lat": 1}, 1, "first")
+    csv, _ = call(streaming, "--id", "id", given="id,a,b\nnorth,1,2\n7,1,2\n")
+    assert [answer["y_mean"] for answer in csv] == [answer["y_mean"] for answer in answers]
+    other, _ = call(streaming, given='{"id": "south", "x": [1, 2]}\n')
+    assert other[0]["y_mean"] != answers[0]["y_mean"]
+
+
+def test_a_header_that_comes_again_is_no_reading(streaming, steps) -> None:
+    """As `tail -F` gives it when the file begins anew."""
+    given = csv_of(steps[:3]) + csv_of(steps[3:5])
+    assert [answer["step"] for answer in call(streaming, given=given)[0]] == [1, 2, 3, 4, 5]
+
+
+def test_readings_that_are_no_newer_are_passed_over(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    lines = ["t,id,a,b", "1,3,1,2", "1,4,1,2", "2,3,1,2", "2,3,1,2", "1.5,3,1,2", "3,3,1,2"]
+    options = [streaming, "--id", "id", "--time", "t", "--state", state]
+    answers, error = call(*options, given="\n".join(lines))
+    assert [(answer["id"], answer["step"], answer["t"]) for answer in answers] == [
+        (3, 1, "1"),
+        (4, 1, "1"),
+        (3, 2, "2"),
+        (3, 3, "3"),
+    ]
+    assert error == "keepdrop: 2 readings were no newer than their row's last\n"
+    again, error = call(*options, given="\n".join([*lines, "4,3,1,2"]))
+    assert [(answer["id"], answer["step"]) for answer in again] == [(3, 4)]
+    assert "6 readings were no newer" in error
+    dated = (
+        '{"id": 9, "x": [1, 2], "t": "2025-01-01T00:00:00+01:00"}\n{"id": 9, "x": [1, 2], "t": "2024-12-31T23:00Z"}\n'
+    )
+    assert len(call(*options[:3], *options[3:5], "--id", "id", given=dated)[0]) == 1
+    assert "column 't' is empty" in refused(streaming, "--time", "t", given='{"x": [1, 2]}\n')
+
+
+def test_a_line_that_is_no_reading_is_skipped_if_asked(streaming) -> None:
+    lines = ["id,a,b", "3,1,2", "ERR", "3,nan,2", "3,1,2", '3,"1', "3,1,2"]
+    answers, error = call(streaming, "--id", "id", "--on-error", "skip", given="\n".join(lines))
+    assert [answer["step"] for answer in answers] == [1, 2, 3]
+    assert [error.count(f"skipped: standard input, line {n}") for n in (3, 4, 6)] == [1, 1, 1]
+    assert error.endswith("keepdrop: 3 lines were skipped\n")
+    lines = [GOOD, '{"id": 3, "x": [1\n', '{"id": 4, "x": [1]}\n', GOOD]
+    answers, error = call(streaming, "--on-error", "skip", given="".join(lines))
+    assert [answer["step"] for answer in answers] == [1, 2] and "2 lines were skipped" in error
+    refused(streaming, "--on-error", "skip", given="a,b,c\n1,2,3\n1,2,3\n")  # no line below such a header can do better
+
+
+HUGE = '{"id": 2, "x": [3e38, 3e38]}\n'
+
+
+def test_a_sensor_that_diverges_does_not_stop_the_others(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    answers, error = call(streaming, "--samples", 2, "--state", state, given=GOOD + HUGE + HUGE + GOOD)
+    assert error == ""
+    assert answers[2]["reason"] == "the state is not finite since step 1; reset this row"
+    assert answers[2]["y_mean"] == [None, None] == answers[2]["z_std"]
+    assert "reason" not in answers[3] and answers[3]["step"] == 2
+    given = HUGE + '{"id": 2, "reset": true}\n{"id": 2, "x": [1, 2]}\n{"id": 5, "reset": true}\n'
+    again, _ = call(streaming, "--state", state, given=given)
+    assert again[0]["step"] == 3 and again[0]["reason"] == answers[2]["reason"]
+    assert again[1] == {"id": 2, "step": 0, "reset": True}
+    fresh, _ = call(streaming, "--samples", 2, given='{"id": 2, "x": [1, 2]}\n')
+    assert again[2] == fresh[0]
+    assert again[3] == {"id": 5, "step": 0, "reset": True}
+
+
+def test_an_ordinary_artifact_is_given_the_last_steps_as_its_window(tmp_path) -> None:
+    forecaster = Path(__file__).parent / "data" / "forecaster.onnx"  # windows of 5 steps of 2 features
+    readings = np.random.default_rng(5).normal(size=(8, 2)).astype(np.float32)
+    state = tmp_path / "state.npz"
+    answers, _ = call(forecaster, "--samples", 6, "--state", state, given=csv_of(readings[:6]))
+    answers += call(forecaster, "--state", state, given=csv_of(readings[6:]))[0]
+    assert [answer["warm"] for answer in answers] == [False] * 4 + [True] * 4
+    assert answers[3]["reason"] == "its window is not full: 4 of 5 steps" and answers[3]["forecast_mean"] is None
+    windows = np.stack([readings[n : n + 5] for n in range(4)])
+    wanted = keepdrop.load(forecaster).predict(windows, samples=6, rows=[0] * 4).mean[:, 0]
+    np.testing.assert_array_equal(np.float32([answer["forecast_mean"] for answer in answers[4:]]), wanted)
+
+
+def test_answers_say_whether_the_row_is_warm(streaming) -> None:
+    answers, _ = call(streaming, "--window", 2, given=GOOD * 3)
+    assert [answer["warm"] for answer in answers] == [False, True, True]
+
+
 # As processes
 
 
@@ -266,7 +376,7 @@ def test_an_answer_comes_before_the_next_reading_is_sent(streaming, steps) -> No
     assert_answers(answers, expected(streaming, steps, [0] * 20))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_an_interruption_saves_the_state(streaming, steps, tmp_path, number, code) -> None:
     state = tmp_path / "state.npz"
     lines = json_of(steps, IDS).splitlines(keepends=True)
@@ -277,6 +387,61 @@ def test_an_interruption_saves_the_state(streaming, steps, tmp_path, number, cod
         assert process.stderr.read() == f"keepdrop: interrupted; the state is saved in {state}\n"
     second, _ = call(streaming, "--state", state, given="".join(lines[7:]))
     assert_answers(first + second, expected(streaming, steps, IDS))
+
+
+def test_a_signal_that_was_ignored_stays_so(streaming) -> None:
+    """As nohup asks for it."""
+    ignoring = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); main()"
+    nohup = [sys.executable, "-c", COMMAND[2].replace("main()", ignoring)]
+    with subprocess.Popen(
+        [*nohup, "stream", str(streaming)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert ask(process, GOOD)["step"] == 1
+        process.send_signal(signal.SIGHUP)
+        assert ask(process, GOOD)["step"] == 2
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_one_process_at_a_time_writes_a_state(streaming, tmp_path) -> None:
+    state, link = tmp_path / "state.npz", tmp_path / "link.npz"
+    link.symlink_to(state)
+    with running(streaming, "--state", state, "--save-every", 1) as process:
+        ask(process, GOOD)
+        for path in (state, link):
+            assert f"another process is working on {state}" in refused(streaming, "--state", path, given=GOOD)
+        assert ask(process, GOOD)["step"] == 2
+        process.stdin.close()
+        assert process.wait(10) == 0
+    assert call(streaming, "--state", link, given=GOOD)[0][0]["step"] == 3
+    assert link.is_symlink() and sorted(path.name for path in tmp_path.glob("*state*")) == ["state.npz"]
+
+
+def test_a_full_disk_ends_it_with_what_was_delivered(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    call(streaming, "--state", state, given=GOOD)
+    with open("/dev/full", "w") as full, running(streaming, "--state", state, stdout=full) as process:
+        process.stdin.write(GOOD + '{"id": 5, "x": [1, 2]}\n')
+        process.stdin.close()
+        assert process.wait(10) == 1
+        error = process.stderr.read().splitlines()
+    assert error[1:] == [
+        "keepdrop: cannot write an answer to standard output (No space left on device); make room for it"
+    ]
+    assert keepdrop.load(streaming).resume(state).steps_seen == {3: 1}
+
+
+def test_a_reader_that_leaves_early_leaves_a_state_to_go_on_from(streaming, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    with running(streaming, "--state", state) as process:
+        answers = [ask(process, GOOD), ask(process, GOOD)]
+        process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(GOOD * 3 + '{"id": 5, "x": [1, 2]}\n')
+            process.stdin.flush()
+        process.wait(10)
+    answers += call(streaming, "--state", state, given=GOOD)[0]
+    assert_answers(answers, expected(streaming, np.float32([[1, 2]] * 3), [3] * 3))
 
 
 def test_an_interruption_without_a_state_says_so(streaming, steps) -> None:
@@ -296,13 +461,14 @@ def test_a_kill_loses_the_steps_since_the_last_save_and_no_more(streaming, steps
         first = [ask(process, line) for line in lines[:8]]
         process.kill()
         process.wait(10)
-    (tmp_path / ".state.npz.1.tmp").write_bytes(b"half a file, as a kill amid a save leaves it")
+    (tmp_path / ".state.npz.tmp").write_bytes(b"half a file, as a kill amid a save leaves it")
+    (tmp_path / ".state.npz.old.tmp").write_bytes(b"another's")
     assert sum(keepdrop.load(streaming).resume(state).steps_seen.values()) == 6
     second, error = call(*options, given="".join(lines[6:]))
     assert "goes on from" in error
     assert_answers(first[:6] + second, expected(streaming, steps, IDS))
     assert first[6:] == second[:2]
-    assert [path.name for path in tmp_path.glob("*state*")] == ["state.npz"]
+    assert sorted(path.name for path in tmp_path.glob("*state*")) == [".state.npz.old.tmp", "state.npz"]
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(streaming, tmp_path) -> None:
@@ -330,4 +496,6 @@ def test_a_reader_that_leaves_ends_it_quietly(streaming, tmp_path) -> None:
             process.stdin.flush()
         process.wait(10)
         assert process.stderr.read() == ""
-    assert keepdrop.load(streaming).resume(state).steps_seen == {3: 2}
+        assert process.returncode == 1
+    # The second answer was not delivered: it is given again.
+    assert keepdrop.load(streaming).resume(state).steps_seen == {3: 1}

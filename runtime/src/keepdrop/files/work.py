@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from keepdrop.errors import InputError
 
 from .fields import Field, Fields
+from .locking import hold
 
 MAGIC = b"keepdrop work 1\n"
 PREFIX = struct.Struct("<IQI")
@@ -159,7 +160,7 @@ def kept(path: Path, job: Mapping[str, Any]) -> Iterator[Work]:
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}), which resume= keeps finished pieces in") from error
     with file:
-        _lock(file, path)
+        hold(file, path)
         known = _job_of(file, path)
         if known is None:
             file.seek(0)
@@ -228,18 +229,6 @@ def _read_up_to(file: IO[bytes], length: int) -> bytes:
 def _differences(known: Mapping[str, Any], job: Mapping[str, Any]) -> str:
     names = [name for name in {**known, **job} if known.get(name) != job.get(name)]
     return ", ".join(f"{name} was {json.dumps(known.get(name))} and is {json.dumps(job.get(name))}" for name in names)
-
-
-def _lock(file: IO[bytes], path: Path) -> None:
-    """Hold the file against other processes, until it is closed."""
-    try:
-        import fcntl  # POSIX alone
-    except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise InputError(f"another process is working on {path}; let it end") from error
 
 
 def _little(values: NDArray[Any]) -> NDArray[Any]:

@@ -54,7 +54,7 @@ class RowStore:
             raise InputError(f"the stream has no row {row}; add it first, as in stream.add(row={row})")
         return self._places[row]
 
-    def __contains__(self, row: int) -> bool:
+    def __contains__(self, row: object) -> bool:
         return row in self._places
 
     def at(self, where: Places, name: str) -> NDArray[Any]:

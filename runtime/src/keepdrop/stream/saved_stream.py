@@ -10,10 +10,11 @@
     rows               int64 [rows]    the row ids, in the stream's order
     steps_seen         int64 [rows]
     diverged           int64 [rows]    the step at which a row's state ceased to be finite; 0: it is finite
+    time               float64 [rows]  the time of a row's last reading (microseconds since 1970, or a number); -inf
     state/NAME         [rows, samples, ...] or [rows, ...], one entry for each state; zeros where it diverged
 
 Masks are left out: they follow from seed, row and sample number, and are made anew. The archive's own checksums tell a
-damaged file. Version 1, which is read as well, has no `window` and no `diverged`.
+damaged file. Version 1, which is read as well, has no `window`, `diverged` and `time`.
 """
 
 from __future__ import annotations
@@ -38,10 +39,11 @@ FORMAT = 2
 FORMAT_KEY = "keepdrop_stream"
 STATE = "state/"
 DIVERGED = "diverged"
-# What is kept of a row beside its states, and where it starts.
-AT_START: Mapping[str, int] = {STEPS_SEEN: 0, DIVERGED: 0}
+TIME = "time"
+# What is kept of a row beside its states, and where it starts; its dtype is that of these numbers.
+AT_START: Mapping[str, float] = {STEPS_SEEN: 0, DIVERGED: 0, TIME: -math.inf}
 # The entries that have come since, by the version that brought them.
-SINCE = {"window": 2, DIVERGED: 2}
+SINCE = {"window": 2, DIVERGED: 2, TIME: 2}
 MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
@@ -71,6 +73,11 @@ class SavedStream:
 def state_shape(state: State, rows: int, samples: int) -> tuple[int, ...]:
     """The shape of a state, or mask, of so many rows and samples."""
     return (rows, samples, *state.shape) if state.per_sample else (rows, *state.shape)
+
+
+def counts_at_start(rows: int) -> dict[str, NDArray[Any]]:
+    """What so many rows begin with, [rows] each."""
+    return {name: np.full(rows, start, np.array(start).dtype) for name, start in AT_START.items()}
 
 
 def to_bytes(saved: SavedStream) -> bytes:
@@ -143,16 +150,17 @@ class StreamFile:
         rows = entries.take("rows", "int64", (None,))
         count = len(rows)
         counts = {
-            name: entries.take(name, "int64", rows.shape) if self._has(name) else np.full(count, start, np.int64)
-            for name, start in AT_START.items()
+            name: entries.take(name, array.dtype.name, rows.shape) if self._has(name) else array
+            for name, array in counts_at_start(count).items()
         }
         found = {
             state.name: entries.take(STATE + state.name, state.dtype, state_shape(state, count, self.samples))
             for state in states
         }
         entries.end()
-        if len(np.unique(rows)) < count or any((values < 0).any() for values in counts.values()):
-            raise entries.refusal("its rows are not unique, or have seen less than no step")
+        less = any((counts[name] < 0).any() for name in (STEPS_SEEN, DIVERGED))
+        if len(np.unique(rows)) < count or less or np.isnan(counts[TIME]).any():
+            raise entries.refusal("its rows are not unique, or have seen less than no step, or at no time")
         for name, array in found.items():
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 row = rows[int(np.argwhere(~np.isfinite(array))[0, 0])]

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.answer.heads import resolved
 from keepdrop.answer.prediction import Prediction, paired, summarise
 from keepdrop.answer.results import Answers, of_outputs
-from keepdrop.artifact.metadata import STEPS_SEEN, Metadata, State
+from keepdrop.artifact.metadata import STEPS_SEEN, Metadata, State, Tensor
 from keepdrop.errors import InputError
 from keepdrop.run.engine import Engine
 from keepdrop.run.memory import Budget
@@ -28,16 +28,18 @@ from keepdrop.run.session import AnySession
 from .recurrent import Recurrent
 from .rolling import Rolling
 from .rows import Arrays, Places, RowStore
-from .saved_stream import AT_START, DIVERGED, Identity, SavedStream, state_shape, to_bytes
+from .saved_stream import AT_START, DIVERGED, TIME, Identity, SavedStream, counts_at_start, state_shape, to_bytes
 from .steps import Drawn, Steps, blanked, number_of_steps
 
 
 class Answer(NamedTuple):
-    """What a push gives, before the stream has gone on."""
+    """What :meth:`Stream.answer` gives: a push that the stream has not gone on by yet."""
 
     predictions: dict[str, Prediction]  # by output
-    where: Places
-    carried: Arrays
+    rows: NDArray[np.int64]  # [B]
+    before: NDArray[np.int64]  # [B] steps that each row had seen
+    carried: Arrays  # each [B, ...]: what the rows carry afterwards
+    places: Places
 
 
 class Stream(Generic[Answers]):
@@ -84,10 +86,24 @@ class Stream(Generic[Answers]):
         """The row ids, in the order in which :meth:`push` takes them."""
         return tuple(self._rows.ids)
 
+    def __contains__(self, row: object) -> bool:
+        """Whether there is a row of this id."""
+        return row in self._rows
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What :meth:`push` takes, [rows, steps, ...] each."""
+        return self._steps.inputs
+
     @property
     def steps_seen(self) -> dict[int, int]:
         """How many steps each row has seen, by row id."""
         return self._counted(STEPS_SEEN)
+
+    def time_of(self, row: int) -> float:
+        """The time of a row's last reading, as :meth:`go_on` was told; minus infinity where there is none."""
+        with self._lock:
+            return float(self._rows.at(slice(None), TIME)[self._rows.place(row)])
 
     @property
     def diverged(self) -> dict[int, int]:
@@ -129,10 +145,43 @@ class Stream(Generic[Answers]):
             `x` does not fit or is not finite; a row is unknown or named twice; the stream has no rows.
         """
         with self._lock:
-            answer = self._answer(x, rows)
-            self._rows.put(answer.where, answer.carried)
+            answer = self._answered(x, rows)
+            self._rows.put(answer.places, answer.carried)
         answers: Answers = of_outputs(self._outputs, list(answer.predictions.values()), self._named)
         return answers
+
+    def answer(self, x: Any, rows: Optional[ArrayLike] = None) -> Answer:
+        """What :meth:`push` would give, without going on: for who has to deliver it first, and then calls `go_on`.
+
+        Parameters and errors are those of `push`; predictions stand by output name, also where there is one.
+        """
+        with self._lock:
+            return self._answered(x, rows)
+
+    def go_on(self, answer: Answer, time: Optional[float] = None) -> None:
+        """Go on by what was answered; InputError where its rows have gone on since, or are gone.
+
+        `time`, any number that grows from reading to reading, is kept as that of the rows' last one.
+        """
+        with self._lock:
+            where, ids = self._rows.places(answer.rows)
+            if not np.array_equal(self._rows.at(where, STEPS_SEEN), answer.before):
+                raise InputError(f"rows {ids.tolist()} have gone on since they were answered; answer them again")
+            self._rows.put(where, answer.carried)
+            if time is not None:
+                self._rows.put(where, {TIME: np.full(len(ids), time)})
+
+    def reason(self, answer: Answer, place: int = 0) -> Optional[str]:
+        """Why a row's answer is no number, in a sentence; None where it is one. `place` is that in `answer.rows`."""
+        seen = int(answer.carried[STEPS_SEEN][place])
+        diverged = int(answer.carried[DIVERGED][place]) if DIVERGED in answer.carried else 0
+        if diverged:
+            return f"the state is not finite since step {diverged}; reset this row"
+        if isinstance(self._steps, Rolling) and seen < (self.window or 0):
+            return f"its window is not full: {seen} of {self.window} steps"
+        if not all(np.isfinite(p.mean[place]).all() for p in answer.predictions.values()):
+            return "the model's answer is not finite"
+        return None
 
     def reset(self, rows: Optional[ArrayLike] = None) -> None:
         """Start rows anew (default: all of them) at step 0, with the same masks; InputError for an unknown row."""
@@ -182,8 +231,8 @@ class Stream(Generic[Answers]):
         with self._lock:
             return dict(zip(self._rows.ids, self._rows.at(slice(None), name).tolist()))
 
-    def _answer(self, x: Any, rows: Optional[ArrayLike]) -> Answer:
-        """What a push gives; the stream is as it was until `_rows.put`, once nothing can fail any more."""
+    def _answered(self, x: Any, rows: Optional[ArrayLike]) -> Answer:
+        """What a push gives; the stream is as it was until `_rows.put`, when nothing can fail any more."""
         where, ids = self._rows.places(rows)
         inputs, one_step = check_readings(self._steps.inputs, x, ids)
         samples, carried = self._advance(inputs, where, ids)
@@ -193,7 +242,8 @@ class Stream(Generic[Answers]):
                 for values, timed, head in zip(samples, self._steps.timed, self._heads)
             ]
         )
-        return Answer(dict(zip(self._outputs, predictions)), where, carried)
+        before = self._rows.at(where, STEPS_SEEN)
+        return Answer(dict(zip(self._outputs, predictions)), ids, before, carried, where)
 
     def _advance(
         self, inputs: Arrays, where: Places, ids: NDArray[np.int64]
@@ -272,7 +322,7 @@ def fresh(identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, rows: 
         samples=drawn.samples,
         window=steps.window,
         rows=ids,
-        counts={name: np.full(len(ids), start, np.dtype(type(start))) for name, start in AT_START.items()},
+        counts=counts_at_start(len(ids)),
         states={s.name: np.zeros(state_shape(s, len(ids), drawn.samples), s.dtype) for s in steps.kept},
     )
 

@@ -1,0 +1,246 @@
+"""Messages: what the lines of a pipe say to a stream, CSV with a header or JSON lines.
+
+{"id": 3, "x": [0.1, 0.2]}        a reading; "x" is an object by input name where the model has several inputs
+{"id": 3, "temp": 21.5, ...}      a reading by columns, where these were chosen
+{"id": 3, "reset": true}          the row starts anew
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Optional, TypeVar, Union
+
+import numpy as np
+
+from keepdrop.artifact.metadata import Tensor
+from keepdrop.errors import InputError
+from keepdrop.files import cells
+from keepdrop.files.lines import Cells, Dialect, Header, Picked
+from keepdrop.files.reader import Selection
+
+NAME = "standard input"
+ID, X, RESET = "id", "x", "reset"
+# The row where readings bear no id.
+ONLY_ROW = 0
+
+RowId = Union[int, str]
+Made = TypeVar("Made")
+_NO_ID: tuple[int, RowId] = (ONLY_ROW, ONLY_ROW)
+
+
+class Reading(NamedTuple):
+    """A step of a row: by input, as :meth:`Stream.push` takes it, the axis of rows left out."""
+
+    line: int
+    row: int
+    id: RowId
+    x: Mapping[str, Any]
+    time: Optional[float]  # microseconds of a date, or the number that stood there
+    echoed: Mapping[str, Any]  # what comes back in the answer
+
+
+class Reset(NamedTuple):
+    """A row is to start anew."""
+
+    line: int
+    row: int
+    id: RowId
+
+
+Message = Union[Reading, Reset]
+
+
+class Misfit(InputError):
+    """The header, or the choice of columns, does not fit: no later line can do better."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which columns, or keys of JSON, mean what.
+
+    Attributes
+    ----------
+    columns
+        The features in the model's order; of CSV by default all but `id`, `time`, those without a name and dates.
+    id
+        The column of row ids; of JSON by default "id".
+    time, time_format
+        The column of times, or of any number that grows from reading to reading of a row; None is ISO 8601 or a
+        number, otherwise as :class:`keepdrop.files.reader.Selection` has it.
+    dialect
+        What is known of CSV.
+    """
+
+    columns: Optional[tuple[str, ...]] = None
+    id: Optional[str] = None
+    time: Optional[str] = None
+    time_format: Optional[str] = None
+    dialect: Dialect = Dialect()
+
+
+class Messages:
+    """Reads line by line; `inputs` are those of a stream, [batch, steps, ...]."""
+
+    def __init__(self, inputs: tuple[Tensor, ...], choice: Choice) -> None:
+        self._inputs = inputs
+        self._choice = choice
+        self._times = cells.Times(choice.time_format)
+        self._header: Optional[Header] = None
+        self._first_line = ""
+        self._picked: Optional[Picked] = None
+
+    def read(self, number: int, line: bytes) -> Optional[Message]:
+        """What the line of this number (from 1) says; None of a blank line and of a header, which may come again.
+
+        Raises
+        ------
+        InputError
+            It says nothing that is known; the text names the line, and the column of CSV.
+        Misfit
+            The header does not fit, so that no line below it can.
+        """
+        text = _text(number, line)
+        if not text or text == self._first_line:  # `tail -F` gives the header of each new file
+            return None
+        if self._header is None:
+            self._header = self._begun(number, text)
+            if not self._header.is_json:
+                self._first_line = text
+                return None
+        found = self._header.parsed(number, text)
+        if isinstance(found, dict):
+            return self._of_object(number, found)
+        return self._of_cells(number, found)
+
+    def _begun(self, number: int, text: str) -> Header:
+        # JSON has no header: each line is an object of its own.
+        header = _fitting(lambda: Header(NAME, number, "{}" if text.startswith("{") else text, self._choice.dialect))
+        if header.is_json:
+            header.columns = self._choice.columns or ()
+        elif self._choice.id is not None and self._choice.id not in header.columns:
+            raise Misfit(
+                f"{NAME}, line {number} has no column {self._choice.id!r}; its columns are {list(header.columns)}"
+            )
+        return header
+
+    def _of_object(self, number: int, found: dict[str, Any]) -> Message:
+        column = self._choice.id or ID
+        row, shown = _NO_ID if column not in found else self._id(number, column, found[column])
+        if RESET in found and X not in found:
+            if found[RESET] is not True:
+                raise InputError(f'{NAME}, line {number}, "{RESET}" is {found[RESET]!r}; give true')
+            return Reset(number, row, shown)
+        if X in found:
+            given = found[X]
+            x: Mapping[str, Any] = given if isinstance(given, dict) else {self._inputs[0].name: given}
+            if not isinstance(given, dict) and len(self._inputs) > 1:
+                raise InputError(
+                    f"{NAME}, line {number}: no array was given for input "
+                    f'{[tensor.name for tensor in self._inputs[1:]]}; give "{X}" as an object by input name'
+                )
+        elif self._choice.columns:
+            x = self._columns(number, found)
+        else:
+            raise InputError(
+                f'{NAME}, line {number} has no {X!r}; give one object a line, such as {{"{column}": 3, "{X}": [0.1, '
+                "0.2]}, or choose keys by columns="
+            )
+        used = {X, column, *(self._choice.columns or () if X not in found else ())}
+        echoed = {name: value for name, value in found.items() if name not in used}
+        return Reading(number, row, shown, x, self._time(number, found.get(self._choice.time or "")), echoed)
+
+    def _of_cells(self, number: int, found: Cells) -> Message:
+        assert self._header is not None and not isinstance(found, dict)
+        if self._picked is None:
+            self._picked = _fitting(lambda: self._chosen(number, found))
+        by_column = dict(zip(self._header.columns, found))
+        row, shown = _NO_ID
+        if self._choice.id is not None:
+            row, shown = self._id(number, self._choice.id, by_column[self._choice.id])
+        time = by_column.get(self._choice.time or "")
+        echoed = {} if self._choice.time is None else {self._choice.time: time}
+        return Reading(number, row, shown, self._columns(number, found), self._time(number, time), echoed)
+
+    def _columns(self, number: int, found: Cells) -> Mapping[str, Any]:
+        """The one input of a reading by columns."""
+        if self._picked is None:
+            self._picked = _fitting(lambda: self._chosen(number, found))
+        numbers = np.array(self._picked.line(number, found).numbers)
+        return {self._inputs[0].name: numbers.reshape(_sizes(self._inputs[0]))}
+
+    def _chosen(self, number: int, found: Cells) -> Picked:
+        """The columns of the features; Misfit where they are not as many as a step takes."""
+        assert self._header is not None
+        names = [tensor.name for tensor in self._inputs]
+        if len(names) > 1:
+            raise Misfit(
+                f'CSV has no place for the model\'s {len(names)} inputs, {names}; give JSON lines with "{X}" as '
+                "an object by input name"
+            )
+        columns, others = self._choice.columns, {"", self._choice.id, self._choice.time}
+        if columns is None:
+            # No column is left out for what its cells hold but for dates, which no model takes.
+            columns = tuple(
+                column
+                for column, cell in zip(self._header.columns, found)
+                if column not in others and not cells.looks_dated(cell)
+            )
+        expected = math.prod(_sizes(self._inputs[0]))
+        if len(columns) != expected:
+            beside = "" if self._choice.id is None else f" besides {self._choice.id!r}"
+            raise Misfit(
+                f"{NAME} has {len(columns)} columns of numbers{beside}, {list(columns)}; a step of input {names[0]!r} "
+                f"takes {expected}: choose them by columns=, in the model's order"
+                + ("" if beside else ", and the one of row ids by id=")
+            )
+        wanted = Selection(columns, integers=np.dtype(self._inputs[0].dtype).kind in "iu")
+        return Picked(self._header, wanted)
+
+    def _id(self, number: int, column: str, cell: Any) -> tuple[int, RowId]:
+        """The row, and the id as it stands in the answer."""
+        try:
+            text = cells.id_text(cell)
+            row = cells.row_id(text)
+        except ValueError:
+            raise InputError(
+                f"{NAME}, line {number}, column {column!r} {cells.found(cell, 'an id')}; row ids are integers or text"
+            ) from None
+        return row, row if text == str(row) else text
+
+    def _time(self, number: int, cell: Any) -> Optional[float]:
+        if self._choice.time is None:
+            return None
+        try:
+            if self._choice.time_format is None and not cells.looks_dated(cell):
+                value = cells.number(cell)
+                if math.isfinite(value):
+                    return value
+            else:
+                return float(self._times.read([cell])[0].astype(np.int64))
+        except ValueError:
+            pass
+        raise InputError(
+            f"{NAME}, line {number}, column {self._choice.time!r} {cells.found(cell, 'a time or a number')}; mend it, "
+            "or say by time_format= how times are written"
+        )
+
+
+def _text(number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{NAME}, line {number} is not text in UTF-8 ({error.reason}); convert it") from error
+
+
+def _fitting(make: Callable[[], Made]) -> Made:
+    try:
+        return make()
+    except InputError as error:
+        raise Misfit(str(error)) from error
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    """Of a step, without the axes of rows and steps."""
+    return [size or 1 for size in tensor.shape[2:]]
