@@ -22,6 +22,7 @@ ORDER = [
     "stream",
     "model",
     "files",
+    "service",
     "cli",
 ]
 GATHERING = {"__init__.py", "heads.py"}

@@ -562,6 +562,7 @@ def test_the_saved_state_is_the_documented_file(started) -> None:
         "rows": ("int64", (3,)),
         "steps_seen": ("int64", (3,)),
         "diverged": ("int64", (3,)),
+        "time": ("float64", (3,)),
         "state/total": ("float32", (3, 6, 2)),
         "state/plain": ("float32", (3, 2)),
     }
@@ -599,8 +600,9 @@ def changed(data: bytes, **entries) -> bytes:
         ({"rows": np.array([[4, 0, 2]])}, "its 'rows' is"),
         ({"steps_seen": np.array([1, 2, -3])}, "less than no step"),
         ({"steps_seen": np.array([1, 2])}, r"expected int64 \[3\]"),
-        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['diverged', 'window'\]"),
+        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['diverged', 'time', 'window'\]"),
         ({"diverged": None}, "it lacks 'diverged'"),
+        ({"time": np.array([0, np.nan, 0])}, "or at no time"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(started, model, entries, text) -> None:
@@ -675,7 +677,7 @@ def test_a_stream_outlives_its_file(write, streaming_text, streaming_metadata) -
 
 
 def test_a_state_of_before_is_read(started, model, steps) -> None:
-    data = changed(started.save(), keepdrop_stream=np.int64(1), window=None, diverged=None)
+    data = changed(started.save(), keepdrop_stream=np.int64(1), window=None, diverged=None, time=None)
     resumed = model.resume(data)
     assert (resumed.steps_seen, resumed.diverged) == (started.steps_seen, {})
     assert_same(resumed.push(steps[:, 5]), started.push(steps[:, 5]))

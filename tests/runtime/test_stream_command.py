@@ -177,7 +177,7 @@ def test_a_bad_line_is_told_and_what_came_before_is_kept(streaming, tmp_path, gi
         ("1,2\n3,4\n", "line 1 is not a header, all its cells are numbers"),
         (
             "a,b,c\n1,2,3\n",
-            "has 3 columns of numbers, ['a', 'b', 'c']; a step of input 'x' takes 2: choose them by columns=",
+            "has 3 columns of numbers, ['a', 'b', 'c']; a step of input 'x' takes 2: choose them by --columns",
         ),
         ("a,id\n1,2\n", "has 1 columns of numbers besides 'id'"),
         ("a,b\n", "line 1 has no column 'id'; its columns are ['a', 'b']"),

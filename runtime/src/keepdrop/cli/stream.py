@@ -16,9 +16,9 @@ import click
 from keepdrop.errors import InputError
 from keepdrop.files.opening import standard_input
 from keepdrop.model import Model, load
-from keepdrop.stream.messages import Choice, Messages, Misfit
-from keepdrop.stream.sensors import Sensors
-from keepdrop.stream.state_file import StateFile
+from keepdrop.service.messages import Choice, Messages, Misfit
+from keepdrop.service.sensors import Sensors
+from keepdrop.service.state_file import StateFile
 from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal

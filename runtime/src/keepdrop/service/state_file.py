@@ -9,8 +9,7 @@ from pathlib import Path
 from keepdrop.errors import InputError
 from keepdrop.files.locking import only_process
 from keepdrop.files.outputs import replacing
-
-from .stream import Stream
+from keepdrop.stream.stream import Stream
 
 
 class StateFile:

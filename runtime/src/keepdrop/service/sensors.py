@@ -12,9 +12,9 @@ import numpy as np
 from keepdrop.artifact.metadata import STEPS_SEEN
 from keepdrop.errors import InputError
 from keepdrop.files.fields import SAMPLES, Field, objects, statistics
+from keepdrop.stream.stream import Answer, Stream
 
 from .messages import Message, Reading, Reset
-from .stream import Answer, Stream
 
 ID, STEP, WARM, REASON, RESET = "id", "step", "warm", "reason", "reset"
 

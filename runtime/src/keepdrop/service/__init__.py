@@ -1,0 +1,1 @@
+"""A stream as a service: lines of a pipe in, lines out, kept in a file."""
