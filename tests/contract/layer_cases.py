@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers as L
 from keras import ops
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
@@ -53,7 +54,8 @@ class Case:
     ``branch`` makes the case's outputs of Keras inputs, or (``whole``) gives the whole model. ``loops`` is the set of
     what its time loops become in ONNX: "fused" (ONNX' operator), "step" (the written one), "Keras" (Keras' own loop);
     an unrolled loop is none. ``refused`` is a part of the refusal, and ``cure`` of what it advises. ``since`` is the
-    first Keras, as "major.minor", that has the option, if not the oldest tested one.
+    first Keras, as "major.minor", that has the option, if not the oldest tested one. ``onednn``: TensorFlow runs it
+    with oneDNN only, and where that is off it is refused.
     """
 
     section: str
@@ -66,6 +68,7 @@ class Case:
     refused: str = ""
     cure: str = ""
     since: str = ""
+    onednn: bool = False
 
     @property
     def known(self) -> bool:
@@ -81,7 +84,23 @@ class Case:
     @property
     def group(self) -> tuple[str, str]:
         """Exact cases of one group are exported together."""
+        if self.onednn:
+            return (self.name, self.on)
         return (self.layer if self.section == "Recurrent layers" and self.on == "series" else self.section, self.on)
+
+
+WITHOUT_ONEDNN = "does not run in TensorFlow on this processor"
+"""A part of the refusal of what needs oneDNN."""
+
+
+@functools.cache
+def onednn() -> bool:
+    """Whether TensorFlow has CPU kernels for channels first here; without oneDNN it does not (TensorFlow 2.21)."""
+    try:
+        tf.nn.conv2d(tf.zeros([1, 1, 2, 2]), tf.zeros([1, 1, 1, 1]), 1, "VALID", data_format="NCHW")
+    except tf.errors.UnimplementedError:
+        return False
+    return True
 
 
 def inputs(on: str) -> list[keras.KerasTensor]:
@@ -733,6 +752,7 @@ def convolutional() -> Iterable[Case]:
         yield case(
             "data_format='channels_first'",
             make(3, 2, data_format="channels_first", **BOTH),
+            onednn=True,
         )
     yield Case(
         "Convolutional LSTM",

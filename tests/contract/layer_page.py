@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from .layer_cases import CASES, Case
+from .layer_cases import CASES, WITHOUT_ONEDNN, Case
 
 _HEAD = """\
 # Layers and options
@@ -39,6 +39,8 @@ def _code(case: Case) -> str:
 
 
 def _status(case: Case) -> str:
+    if case.onednn:
+        return f"exact; without oneDNN refused: {WITHOUT_ONEDNN}. Cure: set TF_ENABLE_ONEDNN_OPTS=1"
     return f"refused: {case.refused}. Cure: {case.cure}" if case.refused else "exact"
 
 

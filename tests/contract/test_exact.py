@@ -123,3 +123,29 @@ def test_normalization_stays_in_inference(exported: Any) -> None:
     for variable, value in zip((v for n in norms for v in (n.moving_mean, n.moving_variance)), moving, strict=True):
         variable.assign(value)
     assert np.abs(np.asarray(flipped) - frozen[:, 0]).max() > 0.1
+
+
+def test_masks_that_a_failed_call_left_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras' cells hold their masks until the layer's call ends, and one that raises never does."""
+    model = models.build("LSTM both")
+    cell, x = model.layers[0].cell, models.inputs(model, batch=5)
+    step = type(cell).call
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        step(*args, **kwargs)
+        raise ArithmeticError
+
+    def fail() -> None:
+        with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
+            patch.setattr(type(cell), "call", failing)
+            model(x[0], training=True)
+
+    fail()
+    assert cell._dropout_mask is not None
+    with pytest.raises(Exception, match="[Ii]ncompatible shapes|required broadcastable"):
+        model(x[0][:2], training=True)
+    keepdrop_exporter.export(model, tmp_path / "m.onnx")
+    fail()
+    expected = reference.samples(model, x, [0, 1, 2, 3, 4], SAMPLES, seed=7)
+    got = keepdrop.load(tmp_path / "m.onnx").sample(x[0], samples=SAMPLES, seed=7)
+    reference.assert_samples_equal(got, expected)

@@ -258,6 +258,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
     except Exception as error:
         raise _unrunnable(model, inputs, batch, error) from error
     _refuse_operators(graph)
+    _refuse_without_kernel(model, specs, graph)
     for y in graph.structured_outputs:
         if y.shape.rank == 0 or y.shape[0] not in (batch, None):
             raise _unrunnable(model, inputs, batch, ValueError(f"it gives an output of shape {tuple(y.shape)}"))
@@ -401,10 +402,35 @@ def _refuse_operators(graph: Any) -> None:
                 "(layer.trainable = False), remove it, or let it draw through keras.random instead of advancing a seed "
                 "generator itself: a sample must not depend on those before it"
             )
-    nodes = [*graph.as_graph_def().node, *(n for f in graph.as_graph_def().library.function for n in f.node_def)]
-    for node in nodes:
+    for node in _nodes(graph):
         if "Random" in node.op or "Multinomial" in node.op:
             raise Refusal(
                 f"operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; draw "
                 "through keras.random with a keras.random.SeedGenerator that the layer owns"
             )
+
+
+def _refuse_without_kernel(model: keras.Model, specs: Sequence[tf.TensorSpec], graph: Any) -> None:
+    """Run the model where an operator has channels first: TensorFlow 2.21 has CPU kernels for some only with oneDNN.
+
+    Whether oneDNN is on by default depends on the processor.
+    """
+    if not any(node.attr["data_format"].s.startswith(b"NC") for node in _nodes(graph)):
+        return
+    keras_hooks.forget_masks(model)
+    try:
+        with keras_hooks.plain_errors():
+            call_model(model, [tf.zeros(spec.shape, spec.dtype) for spec in specs])
+    except tf.errors.OpError as error:
+        layer = keras_hooks.failing_layer(error)
+        name = model.name if layer is None else keras_hooks.layer_paths(model).get(id(layer), layer.name)
+        raise Refusal(
+            f"layer {name!r} does not run in TensorFlow on this processor, where data_format='channels_first' has no "
+            f"kernel without oneDNN ({' '.join(str(error.message).split())[:200]}); set TF_ENABLE_ONEDNN_OPTS=1 in the "
+            "environment and start again, or build the layer with data_format='channels_last' and load the weights"
+        ) from error
+
+
+def _nodes(graph: Any) -> list[Any]:
+    definition = graph.as_graph_def()
+    return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]

@@ -109,8 +109,10 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
     """Run the model as the contract says, and leave it as it was found: flags, generators and cached masks.
 
     BatchNormalization is frozen. GPUs are left out: the contract's numbers are those of TensorFlow on a CPU, and
-    Keras' recurrent layers would take operators of cuDNN that no other machine has.
+    Keras' recurrent layers would take operators of cuDNN that no other machine has. Cells start without masks: a call
+    of the model that failed, whoever made it, leaves them in the cells (Keras 3.15), and the next call would take them.
     """
+    forget_masks(model)
     norms = [layer for layer in all_layers(model) if isinstance(layer, keras.layers.BatchNormalization)]
     trainable = [layer.trainable for layer in norms]
     # A layer's flag sets those of its variables, some of which their owner may have frozen alone.
@@ -129,11 +131,15 @@ def sampling_state(model: keras.Model) -> Iterator[None]:
             variable.trainable = flag
         for variable, value in kept:
             variable.assign(value)
-        for layer in all_layers(model):
-            if isinstance(layer, DropoutRNNCell):
-                # A trace that fails midway leaves its symbolic masks in the cell's cache.
-                layer.reset_dropout_mask()
-                layer.reset_recurrent_dropout_mask()
+        forget_masks(model)
+
+
+def forget_masks(model: keras.Model) -> None:
+    """Let no cell of the model hold a dropout mask, as it does after a call that failed midway."""
+    for layer in all_layers(model):
+        if isinstance(layer, DropoutRNNCell):
+            layer.reset_dropout_mask()
+            layer.reset_recurrent_dropout_mask()
 
 
 def all_layers(model: keras.Model) -> list[keras.Layer]:
@@ -182,6 +188,19 @@ def drawing_layer() -> tuple[keras.Layer | None, str]:
     if "get_recurrent_dropout_mask" in names:
         return layer, "recurrent_dropout"
     return layer, next((name for name in ("rate", "dropout", "stddev") if hasattr(layer, name)), "call")
+
+
+def failing_layer(error: BaseException) -> keras.Layer | None:
+    """The innermost layer in whose code an error was raised; None where it was in none.
+
+    It is told from the call stack, so errors of a traced function, which are raised where that is run, have none.
+    """
+    layer, trace = None, error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        layer = owner if isinstance(owner, keras.Layer) else layer
+        trace = trace.tb_next
+    return layer
 
 
 def in_stock_call() -> bool:
