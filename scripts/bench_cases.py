@@ -122,8 +122,7 @@ def plain_conversion(case: Case, model: keras.Model, exported: Path, folder: Pat
         return path
     plan = make_plan(model)
     metadata = keepdrop.load(exported, threads=1).metadata
-    defaults = {"num_samples": metadata.default_samples, "first_sample": 0}
-    proto = onnx_export.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs, defaults)
+    proto = onnx_export.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs)
     path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
     return path
 

@@ -26,7 +26,8 @@ import numpy, onnxruntime
 x = numpy.full(shape, 0.5, numpy.float32)
 onnxruntime.set_default_logger_severity(3)
 session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-feeds = {name: x, "seed": numpy.array(7), "rows": numpy.arange(len(x)), "num_samples": numpy.array(samples)}
+feeds = {name: x, "seed": numpy.array(7), "rows": numpy.arange(len(x))}
+feeds.update(num_samples=numpy.array(samples), first_sample=numpy.array(0))
 session.run(None, feeds)
 """
 REPORT = """

@@ -73,7 +73,7 @@ def _swapped_kernel(model: keras.Model) -> Iterator[None]:
     (kernel,) = [v for v in model.trainable_variables if v.name == "recurrent_kernel"]
     value = kernel.numpy()
     swapped = np.concatenate([np.split(value, 4, axis=1)[gate] for gate in (1, 0, 2, 3)], axis=1)
-    trace, to_onnx = export_stages.trace, export_stages.convert.to_onnx
+    trace, to_onnx = export_stages.trace, export_stages.onnx_export.to_onnx
 
     def swap_and_trace(*args: Any, **kwargs: Any) -> Any:
         kernel.assign(swapped)
@@ -87,7 +87,7 @@ def _swapped_kernel(model: keras.Model) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export_stages, "trace", swap_and_trace)
-        patch.setattr(export_stages.convert, "to_onnx", convert_and_restore)
+        patch.setattr(export_stages.onnx_export, "to_onnx", convert_and_restore)
         yield
 
 

@@ -152,5 +152,6 @@ def run_bare(path: Path, inputs: dict[str, np.ndarray], samples: int) -> list[tu
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     batch = len(next(iter(inputs.values())))
-    feeds = {**inputs, "seed": np.array(0), "rows": np.arange(batch), "num_samples": np.array(samples)}
+    feeds = {**inputs, "seed": np.array(0), "rows": np.arange(batch)}
+    feeds |= {"num_samples": np.array(samples), "first_sample": np.array(0)}
     return [output.shape for output in session.run(None, feeds)]

@@ -36,7 +36,7 @@ def _fail(error: BaseException) -> Callable[..., None]:
 def test_samples_that_differ(
     model: keras.Model, target: Path, untouched: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    to_onnx = export_stages.convert.to_onnx
+    to_onnx = export_stages.onnx_export.to_onnx
 
     def other_weights(*args: Any, **kwargs: Any) -> Any:
         proto = to_onnx(*args, **kwargs)
@@ -44,7 +44,7 @@ def test_samples_that_differ(
         kernel.assign(kernel + 0.01)  # the file then lags behind its model
         return proto
 
-    monkeypatch.setattr(export_stages.convert, "to_onnx", other_weights)
+    monkeypatch.setattr(export_stages.onnx_export, "to_onnx", other_weights)
     with pytest.raises(VerifyError, match="'y' differs from Keras"):
         keepdrop_exporter.export(model, target)
     untouched()

@@ -43,21 +43,24 @@ def copy(small: Report, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small.path, tmp_path / "copy"))
 
 
-def test_the_optional_inputs_have_defaults(small: Report) -> None:
-    """As TensorFlow Serving reads them (SignatureDef.defaults), and as a session of the graph does."""
+def test_every_input_is_required(small: Report) -> None:
+    """As TensorFlow Serving reads the signature, and as a session of the graph runs it; scalars with an axis too."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         graph = tf.compat.v1.saved_model.load(session, ["serve"], str(small.path))
         signature = graph.signature_def["serving_default"]
-        assert {name: list(value.int64_val) for name, value in signature.defaults.items()} == {
-            "num_samples": [100],
-            "first_sample": [0],
-        }
+        assert dict(signature.defaults) == {}
         assert set(signature.inputs) == {"x", "seed", "rows", "num_samples", "first_sample"}
         assert set(signature.outputs) == {"y"}
-        feeds = {"x": np.ones((2, 4)), "seed": 7, "rows": [0, 1]}
-        drawn = session.run(signature.outputs["y"].name, {signature.inputs[k].name: v for k, v in feeds.items()})
-    expected = load_savedmodel(small.path).sample(np.ones((2, 4), np.float32), samples=100, seed=7)
-    np.testing.assert_array_equal(drawn, expected)
+
+        def run(**feeds: Any) -> Any:
+            return session.run(signature.outputs["y"].name, {signature.inputs[k].name: v for k, v in feeds.items()})
+
+        x = {"x": np.ones((2, 4)), "rows": [0, 1]}
+        drawn = [run(**x, seed=7, num_samples=5, first_sample=3), run(**x, seed=[7], num_samples=[5], first_sample=[3])]
+        with pytest.raises(tf.errors.InvalidArgumentError, match="num_samples"):
+            run(**x, seed=7, first_sample=0)
+    expected = load_savedmodel(small.path).sample(x["x"].astype(np.float32), samples=5, seed=7, first_sample=3)
+    np.testing.assert_array_equal(drawn, [expected, expected])
 
 
 def test_the_metadata_are_an_asset(small: Report, tmp_path: Path) -> None:

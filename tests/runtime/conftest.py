@@ -23,7 +23,7 @@ from keepdrop.artifact.metadata import (
 # y[t, b] = x[b] * t + 100 rows[b] + seed, t from first_sample on
 ONE = """
 <ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
+toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples, int64 first_sample)
   => (float[samples,batch,3] y)
   <int64 one = {1}, int64[2] after = {1, 2}, int64[1] last = {1}, float hundred = {100}>
 {
@@ -44,8 +44,8 @@ toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, i
 # y as above; n[t, b] = t + the sum of ids[b], which has a dynamic time axis
 TWO = """
 <ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,3] x, int32[batch,time] ids, int64 seed, int64[batch] rows, int64 num_samples = {5},
-     int64 first_sample = {0}) => (float[samples,batch,3] y, float[samples,batch] n)
+toy (float[batch,3] x, int32[batch,time] ids, int64 seed, int64[batch] rows, int64 num_samples,
+     int64 first_sample) => (float[samples,batch,3] y, float[samples,batch] n)
   <int64 one = {1}, int64[2] after = {1, 2}, int64[1] last = {1}, float hundred = {100}>
 {
   stop = Add(first_sample, num_samples)
@@ -69,7 +69,7 @@ toy (float[batch,3] x, int32[batch,time] ids, int64 seed, int64[batch] rows, int
 # level[t, b] = x[b] sin(t + 1); mood[t, b] = softmax of the same; spread[t, b] = its thrice
 THREE = """
 <ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0})
+toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples, int64 first_sample)
   => (float[samples,batch,3] mood, float[samples,batch,3] level, float[samples,batch,3] spread)
   <int64 one = {1}, int64[2] after = {1, 2}, float three = {3}>
 {
@@ -90,7 +90,7 @@ toy (float[batch,3] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, i
 # plain[b] = sum_n x[b, n], which no sample changes, and w = plain.
 STREAMING = """
 <ir_version: 8, opset_import: ["" : 18]>
-toy (float[batch,steps,2] x, int64 seed, int64[batch] rows, int64 num_samples = {5}, int64 first_sample = {0},
+toy (float[batch,steps,2] x, int64 seed, int64[batch] rows, int64 num_samples, int64 first_sample,
      int64[batch] steps_seen, float[batch,samples,2] total, float[batch,2] plain, float[given,samples,1] mask)
   => (float[samples,batch,2] y, float[samples,batch,steps,2] z, float[samples,batch,2] w,
       float[batch,samples,2] total_next, float[batch,2] plain_next, float[batch,samples,1] mask_made)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import keepdrop
 from keepdrop.artifact import onnx_file
-from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY, UNSEEDED_OPERATORS
+from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY, SCALARS, UNSEEDED_OPERATORS
 from keepdrop.run import session
 
 from . import fuzz
@@ -184,13 +184,10 @@ GRAPHS = {
     "an output of another name": (lambda m: setattr(m.graph.output[0], "name", "z"), "lacks ['y'] that its metadata"),
     "an input more": (
         lambda m: m.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [])),
-        "the graph has inputs its metadata does not tell of (['more'])",
+        "the graph wants the inputs ['more'], which this keepdrop does not know; install the keepdrop",
     ),
-    "an output more": (
-        lambda m: m.graph.output.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, [])),
-        "the graph has outputs its metadata does not tell of (['t'])",
-    ),
-    "an input twice": (lambda m: m.graph.input.append(m.graph.input[0]), "does not tell of (the same twice)"),
+    "an input twice": (lambda m: m.graph.input.append(m.graph.input[0]), "the graph has an input twice"),
+    "an output twice": (lambda m: m.graph.output.append(m.graph.output[0]), "the graph has an output twice"),
     "no seed": (lambda m: m.graph.input.remove(m.graph.input[1]), "lacks ['seed']"),
     "a seed with an axis": (
         lambda m: m.graph.input[1].CopyFrom(helper.make_tensor_value_info("seed", TensorProto.INT64, [1])),
@@ -226,13 +223,17 @@ GRAPHS = {
         ),
         "output 'y' is no tensor",
     ),
-    "num_samples without a default": (
-        lambda m: m.graph.initializer.remove(next(t for t in m.graph.initializer if t.name == "num_samples")),
-        "has a default for inputs ['num_samples'] or lacks it",
+    "one default of two": (
+        lambda m: m.graph.initializer.append(helper.make_tensor("num_samples", TensorProto.INT64, [], [5])),
+        "the graph has a default for ['num_samples'], unlike an export",
     ),
     "rows with a default": (
         lambda m: m.graph.initializer.append(helper.make_tensor("rows", TensorProto.INT64, [1], [0])),
-        "has a default for inputs ['rows'] or lacks it",
+        "the graph has a default for ['rows'], unlike an export",
+    ),
+    "rows of any rank": (
+        lambda m: m.graph.input[2].type.tensor_type.ClearField("shape"),
+        "input 'rows' is int64 and its metadata says int64 [any]",
     ),
 }
 
@@ -248,6 +249,44 @@ def test_a_graph_that_no_export_writes_is_refused(one, change: str) -> None:
 
 def test_the_toy_is_otherwise_right(one) -> None:
     keepdrop.load(io.BytesIO(onnx.load(one).SerializeToString()))
+
+
+def test_a_newer_exports_output_and_property_cost_no_sample(one, closed, x) -> None:
+    model = onnx.load(one)
+    model.graph.output.append(helper.make_tensor_value_info("t", TensorProto.INT64, ["samples"]))
+    model.metadata_props.add(key="keepdrop.later", value="anything")
+    newer = fuzz.signed(model.SerializeToString())
+    np.testing.assert_array_equal(keepdrop.load(io.BytesIO(newer)).sample(x, samples=5), closed(x, 5))
+
+
+@pytest.mark.parametrize("artifact", fuzz.ARTIFACTS)
+def test_the_kept_artifacts_have_the_first_form(artifact: str) -> None:
+    """Two inputs with defaults; that they are read and sampled is the test at the top."""
+    graph = onnx.load(DATA / f"{artifact}.onnx").graph
+    assert {"num_samples", "first_sample"} <= {tensor.name for tensor in graph.initializer}
+
+
+def _as_first_form(model: onnx.ModelProto) -> None:
+    for name, value in (("num_samples", 5), ("first_sample", 0)):
+        model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [], [value]))
+
+
+def _as_exported(model: onnx.ModelProto) -> None:
+    """No defaults, and each scalar reshaped."""
+    for node in model.graph.node:
+        node.input[:] = [f"{name}/scalar" if name in SCALARS else name for name in node.input]
+    model.graph.initializer.append(helper.make_tensor("none", TensorProto.INT64, [0], []))
+    for name in SCALARS:
+        model.graph.node.insert(0, helper.make_node("Reshape", [name, "none"], [f"{name}/scalar"]))
+
+
+@pytest.mark.parametrize("form", [_as_first_form, _as_exported])
+def test_both_forms_draw_the_same(form, one, closed, x) -> None:
+    model = onnx.load(one)
+    form(model)
+    loaded = keepdrop.load(io.BytesIO(model.SerializeToString()), threads=1)
+    np.testing.assert_array_equal(loaded.sample(x, samples=4, seed=3, first_sample=2), closed(x, 4, 3, first_sample=2))
+    np.testing.assert_array_equal(loaded.sample(x), closed(x, 5))
 
 
 @pytest.mark.usefixtures("unopened")
@@ -316,7 +355,7 @@ METADATA = {
     "a cost below zero": ("cost", {"run": -1.0, "sample": 0.0}, "gives cost"),
     "a cost that is NaN": ("cost", {"run": 0.0, "sample": NAN}, "as cost.sample, where float belongs"),
     "a cost too large for a float": ("cost", {"run": 0.0, "sample": 10**400}, "as cost.sample, where float belongs"),
-    "a cost that lacks a part": ("cost", {"run": 0.0}, "lacks or adds fields (cost: ['sample'])"),
+    "a cost that lacks a part": ("cost", {"run": 0.0}, "lacks fields (cost: ['sample'])"),
     "verified without rows": ("verified.rows", 0, "gives verified"),
     "verified what is not there": ("verified.outputs.0.name", "z", "gives verified.outputs"),
     "a tolerance below zero": ("verified.atol", -1.0, "gives verified"),
@@ -326,8 +365,12 @@ METADATA = {
     "a later contract": ("contract", 2, "contract version 2 and this keepdrop knows version 1"),
     "a contract that is text": ("contract", "1", "contract version '1'"),
     "a version that is a number": ("keepdrop_version", 1, "where str belongs"),
-    "a field more": ("more", 1, "lacks or adds fields (at its root: ['more'])"),
-    "a field more within": ("draws.0.more", 1, "lacks or adds fields (draws[0]: ['more'])"),
+    "a requirement that is not known": (
+        "requires",
+        ["wings"],
+        "its samples need ['wings'], which this keepdrop does not",
+    ),
+    "a requirement that is no name": ("requires", [1], "has 1 as requires[0], where str belongs"),
 }
 
 

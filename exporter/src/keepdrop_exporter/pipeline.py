@@ -13,12 +13,10 @@ from keepdrop import __version__
 from keepdrop.answer.heads import Heads
 from keepdrop.artifact.metadata import (
     DEFAULT_SAMPLES,
-    FIRST_SAMPLE,
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
     METADATA_ASSET,
-    NUM_SAMPLES,
     Head,
     Metadata,
     Verification,
@@ -101,7 +99,7 @@ def export(
         What the inputs and the targets were scaled with, for an artifact that takes and gives raw numbers; see
         ``with_scaling``. It comes after ``dropout``, and the artifact is verified against that model.
     default_samples
-        How many samples the graph draws where ``num_samples`` is not given.
+        How many samples ``keepdrop`` draws where none are asked for.
     heads
         What the outputs are, where it is not what the model ends in: "value", "softmax", "sigmoid" or "mean,logvar", or
         a dict of these by output; two outputs are ``{"level,spread": "mean,logvar"}``. See ``keepdrop_exporter.heads``.
@@ -247,7 +245,7 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
-    proto = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs, _defaults(metadata))
+    proto = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs)
 
     def update(metadata: Metadata) -> None:
         path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
@@ -257,12 +255,8 @@ def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
 
 
 def _write_savedmodel(traced: Traced, path: Path, metadata: Metadata) -> Update:
-    savedmodel.write(traced, path, metadata, _defaults(metadata))
+    savedmodel.write(traced, path, metadata)
     return lambda metadata: savedmodel.write_metadata(path, metadata)
-
-
-def _defaults(metadata: Metadata) -> dict[str, int]:
-    return {NUM_SAMPLES: metadata.default_samples, FIRST_SAMPLE: 0}
 
 
 def _metadata(plan: Plan, heads: tuple[Head, ...], default_samples: int, loaded: Loaded) -> Metadata:

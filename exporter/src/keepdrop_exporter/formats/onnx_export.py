@@ -29,6 +29,7 @@ from keepdrop.artifact.metadata import (
     OPSET,
     RESERVED_NAMES,
     ROWS,
+    SCALARS,
     STEPS_SEEN,
     UNSEEDED_OPERATORS,
     Metadata,
@@ -53,9 +54,7 @@ MOST_BYTES = 2**31 - 2**20
 _optimize_graph = tf2onnx.optimizer.optimize_graph
 
 
-def to_onnx(
-    traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], defaults: Mapping[str, int]
-) -> onnx.ModelProto:
+def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     """Convert a traced function to a checked ONNX model under the contract's names.
 
     Parameters
@@ -64,8 +63,6 @@ def to_onnx(
         The function of ``trace.trace``; its inputs and outputs are named as the contract names them.
     inputs, outputs
         The model's own tensors.
-    defaults
-        The values of the optional inputs, by name.
 
     Raises
     ------
@@ -94,9 +91,10 @@ def to_onnx(
         nodes = onnx_recurrence.build(recurrence, [names_in.get(name, name) for name in call.tensors], call.results)
         model.graph.node.extend(nodes.nodes)
         model.graph.initializer.extend(nodes.constants)
+    _take_scalars(model.graph)
     _sort(model.graph)
     _refuse_operators(model)
-    _declare(model, inputs, outputs, defaults, traced.stream)
+    _declare(model, inputs, outputs, traced.stream)
     if traced.stream:
         _make_once(model.graph, traced.stream.masks)
     model.ir_version = _IR_VERSION
@@ -250,6 +248,16 @@ def _where(context: Any, node: Any, name: str, args: Any) -> None:
 _HANDLERS = {"FloorMod": _floor_mod, "Erfc": _erfc, "Expm1": _expm1, "SelectV2": _where}
 
 
+def _take_scalars(graph: onnx.GraphProto) -> None:
+    """Reshape each scalar that is given as [] or [1]; tf2onnx (1.17) leaves the traced function's own reshape out."""
+    _rename(graph.node, {name: f"{name}/scalar" for name in SCALARS})
+    no_axis = "keepdrop/no_axis"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(0, np.int64), no_axis))
+    graph.node.extend(
+        onnx.helper.make_node("Reshape", [name, no_axis], [f"{name}/scalar"], f"{name}/scalar") for name in SCALARS
+    )
+
+
 def _sort(graph: onnx.GraphProto) -> None:
     """Order the nodes so that each comes after those it takes from."""
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output}
@@ -292,10 +300,9 @@ def _declare(
     model: onnx.ModelProto,
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
-    defaults: Mapping[str, int],
     stream: Streaming | None,
 ) -> None:
-    """Give the graph's tensors the contract's order, axes and defaults."""
+    """Give the graph's tensors the contract's order and axes."""
     graph = model.graph
     declared = {value.name: value for value in (*graph.input, *graph.output)}
 
@@ -322,7 +329,6 @@ def _declare(
         graph.input.extend(carried(s, s.name, f"{_BATCH}_or_0") for s in stream.masks)
         graph.output.extend(carried(s, s.name + NEXT_SUFFIX, _BATCH) for s in stream.states)
         graph.output.extend(carried(s, s.name + MADE_SUFFIX, _BATCH) for s in stream.masks)
-    graph.initializer.extend(onnx.numpy_helper.from_array(np.array(n, np.int64), name) for name, n in defaults.items())
 
 
 def _make_once(graph: onnx.GraphProto, masks: Sequence[State]) -> None:

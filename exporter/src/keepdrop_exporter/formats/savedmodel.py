@@ -13,8 +13,6 @@ from typing import Any
 
 import tensorflow as tf
 from numpy.typing import NDArray
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-from tensorflow.python.saved_model.fingerprinting_utils import write_fingerprint
 
 from keepdrop import ArtifactError, InputError, Model
 from keepdrop.artifact.metadata import METADATA_ASSET, RESERVED_NAMES, Metadata, savedmodel_metadata
@@ -122,7 +120,7 @@ class SavedModelSession:
         return [results[name].numpy() for name in names]
 
 
-def write(traced: Traced, path: Path, metadata: Metadata, defaults: Mapping[str, int]) -> None:
+def write(traced: Traced, path: Path, metadata: Metadata) -> None:
     """Save a traced function as a SavedModel with one signature, ``serving_default``.
 
     Parameters
@@ -133,8 +131,6 @@ def write(traced: Traced, path: Path, metadata: Metadata, defaults: Mapping[str,
         The directory to make.
     metadata
         Goes into the asset.
-    defaults
-        The values of the optional inputs, by name: ``SignatureDef.defaults``, which TensorFlow Serving fills in.
 
     Raises
     ------
@@ -155,7 +151,6 @@ def write(traced: Traced, path: Path, metadata: Metadata, defaults: Mapping[str,
         reason = " ".join(str(error).split())[:300]
         raise ConvertError(f"TensorFlow cannot save the traced model ({type(error).__name__}: {reason})") from error
     asset.unlink()
-    _set_defaults(path, defaults)
 
 
 def write_metadata(path: Path, metadata: Metadata) -> None:
@@ -167,30 +162,6 @@ def _checksum(path: Path) -> str:
     """Of what TensorFlow's fingerprint covers (the graph and the weights) and of the metadata."""
     files = [path / "fingerprint.pb", path / METADATA_ASSET]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
-
-
-def _set_defaults(path: Path, defaults: Mapping[str, int]) -> None:
-    """Write ``SignatureDef.defaults`` as TensorFlow does for a ``tf.function`` with default arguments.
-
-    That way is closed to names that Python does not take for an argument, as those of Keras inputs may be.
-    """
-    file = path / "saved_model.pb"
-    saved = SavedModel.FromString(file.read_bytes())
-    (graph,) = saved.meta_graphs
-    signature = graph.signature_def[SIGNATURE]
-    nodes = {node.name: node for node in graph.graph_def.node}
-    for name, value in defaults.items():
-        tensor = tf.make_tensor_proto(value, tf.int64, [])
-        signature.defaults[name].CopyFrom(tensor)
-        placeholder = nodes[signature.inputs[name].name.removesuffix(":0")]
-        constant = graph.graph_def.node.add(name=f"{placeholder.name}/input", op="Const", device=placeholder.device)
-        constant.attr["dtype"].type = tf.int64.as_datatype_enum
-        constant.attr["value"].tensor.CopyFrom(tensor)
-        placeholder.op = "PlaceholderWithDefault"
-        placeholder.input.append(constant.name)
-    file.write_bytes(saved.SerializeToString())
-    (path / "fingerprint.pb").unlink(missing_ok=True)
-    write_fingerprint(str(path))
 
 
 def _refuse_names(names: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keepdrop.artifact.metadata import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SEED, Streaming
+from keepdrop.artifact.metadata import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SCALARS, SEED, Streaming
 from keepdrop_exporter.errors import ConvertError, Refusal
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
@@ -74,14 +74,15 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
 def specs_of(inputs: dict[str, Any]) -> dict[str, tf.TensorSpec]:
     """The signature of a traced function: these inputs and the contract's own."""
     specs = {name: tf.TensorSpec(t.shape, t.dtype, name=name) for name, t in inputs.items()}
-    specs |= {name: tf.TensorSpec([], tf.int64, name=name) for name in (SEED, NUM_SAMPLES, FIRST_SAMPLE)}
+    specs |= {name: tf.TensorSpec(None, tf.int64, name=name) for name in SCALARS}
     specs[ROWS] = tf.TensorSpec([None], tf.int64, name=ROWS)
     return specs
 
 
 def call_of(tensors: dict[str, tf.Tensor]) -> Call:
-    """What the contract's own inputs ask for."""
-    return Call(*(tensors[name] for name in (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)))
+    """What the contract's own inputs ask for; a scalar may have come with an axis."""
+    seed, samples, first = (tf.reshape(tensors[name], []) for name in (SEED, NUM_SAMPLES, FIRST_SAMPLE))
+    return Call(seed, tensors[ROWS], samples, first)
 
 
 def concrete(plan: Plan, function: Callable[..., Any], specs: dict[str, tf.TensorSpec]) -> Any:

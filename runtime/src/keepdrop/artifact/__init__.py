@@ -2,6 +2,7 @@
 
 from .metadata import (
     BATCH_AXIS,
+    CALIBRATION_KEY,
     CHECKSUM_KEY,
     CONTRACT_VERSION,
     DEFAULT_SAMPLES,
@@ -19,10 +20,12 @@ from .metadata import (
     RESERVED_NAMES,
     ROWS,
     SAMPLE_AXIS,
+    SCALARS,
     SEED,
     SIGMOID,
     SOFTMAX,
     STEPS_SEEN,
+    TABLE_KEY,
     UNSEEDED_OPERATORS,
     VALUE,
     Cost,
@@ -40,6 +43,7 @@ from .metadata import (
 
 __all__ = [
     "BATCH_AXIS",
+    "CALIBRATION_KEY",
     "CHECKSUM_KEY",
     "CONTRACT_VERSION",
     "Cost",
@@ -62,12 +66,14 @@ __all__ = [
     "RESERVED_NAMES",
     "ROWS",
     "SAMPLE_AXIS",
+    "SCALARS",
     "SEED",
     "SIGMOID",
     "SOFTMAX",
     "STEPS_SEEN",
     "State",
     "Streaming",
+    "TABLE_KEY",
     "Tensor",
     "UNSEEDED_OPERATORS",
     "VALUE",

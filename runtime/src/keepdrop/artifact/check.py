@@ -19,7 +19,7 @@ from .metadata import (
     NUM_SAMPLES,
     RESERVED_NAMES,
     ROWS,
-    SEED,
+    SCALARS,
     STEPS_SEEN,
     Draw,
     Metadata,
@@ -142,27 +142,31 @@ def _check_draws(draws: Sequence[Draw], per_row: int) -> None:
 
 
 def _check_graph(metadata: Metadata, contents: Contents) -> None:
-    controls = [Tensor(SEED, "int64", ()), Tensor(ROWS, "int64", (None,))]
-    controls += [Tensor(name, "int64", ()) for name in (NUM_SAMPLES, FIRST_SAMPLE)]
+    controls = [Tensor(ROWS, "int64", (None,)), *(Tensor(name, "int64", ()) for name in SCALARS)]
     inputs, outputs = _carried(metadata.stream) if metadata.stream else ([], [])
-    _check_declared("input", [*metadata.inputs, *controls, *inputs], contents.inputs)
+    wanted = [*metadata.inputs, *controls, *inputs]
+    _check_declared("input", wanted, contents.inputs)
     _check_declared("output", [*metadata.outputs, *outputs], contents.outputs)
-    fixed = sorted({NUM_SAMPLES, FIRST_SAMPLE} ^ ({tensor.name for tensor in contents.inputs} & contents.initializers))
-    if fixed:
+    given = {tensor.name for tensor in contents.inputs}
+    # Outputs that nobody asks for change no sample; an input has to be given.
+    if more := sorted(given - {tensor.name for tensor in wanted}):
         raise ArtifactError(
-            f"the graph has a default for inputs {fixed} or lacks it, unlike an export; export the model again"
+            f"the graph wants the inputs {more}, which this keepdrop does not know; install the keepdrop it was "
+            f"exported with ({metadata.keepdrop_version}) or a newer one"
         )
+    defaults = given & contents.initializers
+    if defaults not in (set(), {NUM_SAMPLES, FIRST_SAMPLE}):  # the form of today, and the first
+        raise ArtifactError(f"the graph has a default for {sorted(defaults)}, unlike an export; export the model again")
 
 
 def _check_declared(kind: str, expected: Iterable[Tensor], found: Sequence[Declared]) -> None:
-    """Names, dtypes and axes, in any order; nothing more and nothing less."""
+    """Names, dtypes and axes, in any order; there may be more."""
     given = {declared.name: declared for declared in found}
     wanted = {tensor.name: tensor for tensor in expected}
     if missing := [name for name in wanted if name not in given]:
         raise ArtifactError(f"the graph lacks {missing} that its metadata tells of; export the model again")
-    if len(given) != len(found) or (set(given) - set(wanted)):
-        more = sorted(set(given) - set(wanted)) or "the same twice"
-        raise ArtifactError(f"the graph has {kind}s its metadata does not tell of ({more}); export the model again")
+    if len(given) != len(found):
+        raise ArtifactError(f"the graph has an {kind} twice; export the model again")
     for name, tensor in wanted.items():
         if (given[name].dtype, given[name].shape) != (tensor.dtype, tensor.shape):
             raise ArtifactError(

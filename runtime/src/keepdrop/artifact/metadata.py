@@ -4,12 +4,13 @@ This module is their one owner; the exporter writes with it what the runtime rea
 
 The graph takes every Keras input under its own name, one example a row, and beside them
 
-    seed          int64 []        the seed s
-    rows          int64 [batch]   the row ids
-    num_samples   int64 []        T; optional, its default is stored in the graph
-    first_sample  int64 []        the samples are first_sample ... first_sample + T - 1; optional, default 0
+    seed          int64 [] or [1]  the seed s
+    rows          int64 [batch]    the row ids
+    num_samples   int64 [] or [1]  T
+    first_sample  int64 [] or [1]  the samples are first_sample ... first_sample + T - 1
 
-and gives every Keras output under its own name, ``[num_samples, batch, ...]``.
+and gives every Keras output under its own name, ``[num_samples, batch, ...]``. All of them are required. Files of the
+first form had defaults for ``num_samples`` and ``first_sample`` and took scalars as ``[]`` alone; they are read too.
 
 A streaming artifact (``Metadata.stream``) takes a chunk of steps instead of the whole input, ``[batch, steps, ...]``,
 and beside the above
@@ -21,6 +22,10 @@ and beside the above
 An output without a time axis is the answer after the chunk's last step.
 
 An artifact is an ONNX file, or a TensorFlow SavedModel with the same signature, whose metadata is an asset.
+
+What a newer export adds must not lock an older runtime out of samples it can draw: a field of the metadata, an output
+of the graph or a kind of head that this module does not know is passed over. What must be understood to draw the right
+samples is named in ``Metadata.requires``, and an input that is not known is refused by its name.
 """
 
 from __future__ import annotations
@@ -36,6 +41,9 @@ from keepdrop.errors import ArtifactError
 
 CONTRACT_VERSION = 1
 METADATA_KEY = "keepdrop"
+# Further properties of the file, JSON texts too; the checksum covers them like everything else.
+TABLE_KEY = "keepdrop.table"
+CALIBRATION_KEY = "keepdrop.calibration"
 CHECKSUM_KEY = "keepdrop.crc32"
 OPSET = 18
 # What draws numbers that no seed of ours reaches: Dropout too, since it can be told to train.
@@ -56,6 +64,9 @@ ROWS = "rows"
 NUM_SAMPLES = "num_samples"
 FIRST_SAMPLE = "first_sample"
 RESERVED_NAMES = (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)
+# Taken as [] or [1], for there are bindings without tensors of no axis. ONNX wants a rank declared: they are declared
+# as [], whose shape onnxruntime (1.16 to 1.32) does not check, and the graph reshapes.
+SCALARS = (SEED, NUM_SAMPLES, FIRST_SAMPLE)
 
 STEPS_SEEN = "steps_seen"
 NEXT_SUFFIX = "_next"
@@ -141,6 +152,9 @@ MEAN = "mean"
 LOGVAR = "logvar"
 HEAD_KINDS = (VALUE, SOFTMAX, SIGMOID, MEAN_LOGVAR, MEAN, LOGVAR)
 
+# What ``Metadata.requires`` may name: nothing yet.
+KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+
 
 @dataclass(frozen=True)
 class Head:
@@ -191,6 +205,7 @@ class Metadata:
     """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``.
 
     ``changes`` has a line for each change that was made to the model's description before it was exported.
+    ``requires`` names what a runtime must know to draw these samples; all else that is new to it, it may pass over.
     """
 
     keepdrop_version: str
@@ -207,6 +222,7 @@ class Metadata:
     stream: Optional[Streaming] = None
     contract: int = CONTRACT_VERSION
     changes: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """This metadata as one line of JSON."""
@@ -219,7 +235,8 @@ class Metadata:
         Raises
         ------
         ArtifactError
-            The text is not such an object, or its contract version is not ``CONTRACT_VERSION``.
+            The text is not such an object, its contract version is not ``CONTRACT_VERSION``, or it requires what this
+            version does not know.
         """
         try:
             fields = json.loads(text, object_pairs_hook=_distinct)
@@ -235,6 +252,12 @@ class Metadata:
                 "install the keepdrop it was exported with, or export the model again"
             )
         metadata: Metadata = _decoded(cls, fields, "")
+        if unknown := sorted(set(metadata.requires) - KNOWN_REQUIREMENTS):
+            raise ArtifactError(
+                f"its samples need {unknown}, which this keepdrop does not know; install the keepdrop it was "
+                f"exported with ({metadata.keepdrop_version}) or a newer one"
+            )
+        metadata = dataclasses.replace(metadata, heads=tuple(map(_known, metadata.heads)))
         metadata._check_heads()
         return metadata
 
@@ -242,8 +265,8 @@ class Metadata:
         names = sorted(tensor.name for tensor in self.outputs)
         if self.heads and sorted(head.output for head in self.heads) != names or not all(map(self._fits, self.heads)):
             raise ArtifactError(
-                f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}, or "
-                f"are none of {list(HEAD_KINDS)}; export the model again, or install the keepdrop it was exported with"
+                f"its heads {[(head.output, head.kind) for head in self.heads]} do not go with its outputs {names}; "
+                "export the model again"
             )
 
     def _fits(self, head: Head) -> bool:
@@ -256,6 +279,11 @@ class Metadata:
         if head.kind == MEAN_LOGVAR:
             return bool(shape) and shape[-1] is not None and shape[-1] % 2 == 0
         return head.kind in (VALUE, SIGMOID) or head.kind == SOFTMAX and bool(shape)
+
+
+def _known(head: Head) -> Head:
+    """The head, or that of any numbers where its kind is one of a newer keepdrop's."""
+    return head if head.kind in HEAD_KINDS else Head(head.output)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -318,16 +346,14 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
 
 
 def _decoded_object(kind: Any, value: dict[str, Any], where: str) -> Any:
-    known = {field.name for field in dataclasses.fields(kind)}
     needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
-    if not needed <= set(value) <= known:
-        odd = sorted((needed - set(value)) | (set(value) - known))
+    if missing := sorted(needed - set(value)):
         raise ArtifactError(
-            f"its {METADATA_KEY!r} metadata lacks or adds fields ({where or 'at its root'}: {_short(odd)}); "
+            f"its {METADATA_KEY!r} metadata lacks fields ({where or 'at its root'}: {_short(missing)}); "
             "export the model again"
         )
-    kinds = get_type_hints(kind)
-    return kind(**{name: _decoded(kinds[name], part, f"{where}.{name}".lstrip(".")) for name, part in value.items()})
+    known = {name: part for name, part in get_type_hints(kind).items() if name in value}
+    return kind(**{name: _decoded(part, value[name], f"{where}.{name}".lstrip(".")) for name, part in known.items()})
 
 
 def _short(value: Any) -> str:
