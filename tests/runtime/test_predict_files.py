@@ -66,14 +66,12 @@ def read(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".parquet":
         table = pyarrow.parquet.read_table(path)
         return {name: table[name].to_numpy() for name in table.column_names}
-    if path.suffix in (".json", ".jsonl"):
-        text = path.read_text()
-        rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in text.splitlines()]
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
         arrays = {name: np.array([row[name] for row in rows], np.float32) for name in rows[0]}
     else:
         loaded = np.load(path)
-        names = loaded.dtype.names if path.suffix == ".npy" else loaded.files
-        arrays = {name if name in ("row", "position") else f"y_{name}": loaded[name] for name in names}
+        arrays = {name if name in ("row", "position") else f"y_{name}": loaded[name] for name in loaded.files}
     flat = {}
     for name, array in arrays.items():
         if array.ndim == 1:
@@ -95,7 +93,7 @@ def assert_predicts(columns: dict, prediction, rows) -> None:
 # -- formats
 
 
-OUTPUTS = [".npz", ".npy", ".csv", ".json", ".jsonl", ".parquet"]
+OUTPUTS = [".npz", ".csv", ".jsonl", ".parquet"]
 
 
 @pytest.mark.parametrize("suffix", OUTPUTS)
@@ -178,15 +176,6 @@ def test_npz_is_what_numpy_writes(one, x, tmp_path) -> None:
     with zipfile.ZipFile(tmp_path / "out.npz") as ours, zipfile.ZipFile(buffer) as numpys:
         assert ours.namelist() == numpys.namelist()
         assert all(ours.read(name) == numpys.read(name) for name in ours.namelist())
-
-
-def test_npy_is_one_record_a_row(one, x, tmp_path) -> None:
-    np.save(tmp_path / "x.npy", x)
-    call("predict", one, tmp_path / "x.npy", "-o", tmp_path / "out.npy", "--keep-samples", "--batch", 3)
-    records = np.load(tmp_path / "out.npy")
-    assert records.shape == (7,)
-    samples = keepdrop.load(one).sample(x)
-    np.testing.assert_array_equal(records["samples"], samples.transpose(1, 0, 2))
 
 
 def test_json_has_null_where_a_number_is_none(one, x, tmp_path) -> None:
@@ -442,7 +431,7 @@ def test_what_does_not_fit_is_one_sentence(one, two, series, readings, x, tmp_pa
     assert "--rows 7: is empty" in refused("predict", one, tmp_path / "x.npy", "-o", out, "--rows", "7:")
     assert "a pipe can be read but once" in refused("predict", one, "-", "--part", "1/2", stdin="a\n")
     few = "a,b\n1,2\n3,4\n"
-    for target in ("-", *(tmp_path / f"none.{suffix}" for suffix in ("npz", "npy", "csv", "json", "parquet"))):
+    for target in ("-", *(tmp_path / f"none.{suffix}" for suffix in ("npz", "csv", "jsonl", "parquet"))):
         told = refused("predict", series, "-", "-o", target, "--window", 4, stdin=few)
         assert "standard input ended before row 0" in told and not Path(target).exists()
     assert "ended before row 5" in refused("predict", one, "-", "--rows", "5:6", stdin="a,b,c\n1,2,3\n")
@@ -543,7 +532,6 @@ def test_rows_stop_once_decided(classes, x, tmp_path) -> None:
     call(*arguments, "-o", tmp_path / "out.parquet", "--decide", 0.5, "--confidence", 0.9)
     table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
     assert table["y_decision_0"].to_pylist() == expected.decision[:, 0].tolist()
-    call(*arguments, "-o", tmp_path / "out.npy", "--decide", 0.5)
 
 
 def test_a_deadline_is_of_a_piece(classes, x, tmp_path) -> None:

@@ -213,7 +213,7 @@ def test_what_a_crash_left_damaged_is_computed_again(one, data, tmp_path, half, 
     assert (tmp_path / "out.npz").read_bytes() == finished_in(tmp_path, one, data, ".npz")
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_every_format_is_the_same_after_a_resume(one, data, tmp_path, half, suffix) -> None:
     half.rename(tmp_path / f"out{suffix}.work")
     call("predict", one, data, "-o", tmp_path / f"out{suffix}", *OPTIONS, "--resume")

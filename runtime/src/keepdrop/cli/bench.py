@@ -17,7 +17,7 @@ from keepdrop.model import load
 from keepdrop.run.device import available_threads
 
 from .measure import Timing, expected_milliseconds, random_inputs, samples_for, spread, standard_error, timing
-from .options import columns_option, json_option, threads_option, window_option
+from .options import artifact_argument, columns_option, json_option, threads_option, window_option
 
 SAMPLES = (1, 10, 30, 100, 300, 1000)
 # Rows that the spread is taken over.
@@ -25,7 +25,7 @@ ROWS_OF_SPREAD = 16
 
 
 @click.command()
-@click.argument("artifact", type=click.Path(path_type=Path))
+@artifact_argument
 @click.option(
     "--precision",
     type=click.FloatRange(0, min_open=True),

@@ -6,6 +6,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Optional, TypeVar
 
 import click
@@ -15,6 +16,7 @@ from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.errors import InputError
 from keepdrop.files.gaps import REFUSE, SKIP, Missing
 from keepdrop.files.lines import NAMES, Dialect
+from keepdrop.files.sources import SUFFIXES
 
 INT64 = click.IntRange(-(2**63), 2**63 - 1)
 
@@ -64,6 +66,19 @@ def _missing(ctx: click.Context, param: click.Parameter, value: str) -> Missing:
     raise click.BadParameter(f"{value!r} is not refuse, skip or 'hold N' with a number of lines from 1 on", ctx, param)
 
 
+def _artifact(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """The artifact; what is a model of Keras, or the readings, is told so."""
+    suffix = value.suffix.lower()
+    if suffix in (".keras", ".h5", ".hdf5", ".pb") or (value / "saved_model.pb").is_file():
+        raise InputError(
+            f"{value} is no artifact but a model; make one of it: keepdrop export {value} -o {value.stem}.onnx"
+        )
+    if suffix in SUFFIXES:
+        raise InputError(f"{value} holds readings, and the artifact, which comes first, is an .onnx file")
+    return value
+
+
+artifact_argument = click.argument("artifact", type=click.Path(path_type=Path), callback=_artifact)
 interval_option = click.option(
     "--interval",
     "levels",

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import platform
 import re
 import time
 from pathlib import Path
@@ -14,23 +11,23 @@ from typing import Any, Optional
 
 import click
 
-from keepdrop import __version__
 from keepdrop.errors import InputError
-from keepdrop.files import outputs
+from keepdrop.files import outputs, targets
 from keepdrop.files.gaps import Missing
-from keepdrop.files.job import Averages, Job, Question, Span, identity
+from keepdrop.files.job import Averages, Job, Question, Span
 from keepdrop.files.lines import Dialect
-from keepdrop.files.opening import standard_input
-from keepdrop.files.sources import Choice, Source, TableSource, opened
-from keepdrop.files.work import Work, kept, temporary
+from keepdrop.files.opening import is_stream, standard_input
+from keepdrop.files.several import expanded
+from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.model import MAX_SAMPLES, load
 from keepdrop.run.device import available_threads
-from keepdrop.run.session import ONNXRUNTIME_VERSION
 
+from . import answering
 from .interrupts import ending_by_signal
 from .options import (
     INT64,
     Share,
+    artifact_argument,
     columns_option,
     declared_heads,
     head_option,
@@ -41,26 +38,8 @@ from .options import (
     threads_option,
     window_option,
 )
-from .progress import bar
 
 PIPE = Path("-")
-
-
-@dataclasses.dataclass
-class _Reached:
-    """How many rows are answered, and where they are."""
-
-    printed: bool
-    kept: bool
-    rows: int = 0
-
-    def text(self) -> str:
-        """What an interrupt leaves."""
-        if self.printed:
-            return f"{self.rows} rows were answered"
-        if self.kept:
-            return f"{self.rows} finished rows are kept, and the same command goes on from there"
-        return "nothing was written, and nothing is kept (with --resume, finished pieces are)"
 
 
 def _span(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[Span]:
@@ -87,8 +66,8 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 
 
 @click.command()
-@click.argument("artifact", type=click.Path(path_type=Path))
-@click.argument("data", metavar="INPUT", type=click.Path(path_type=Path, allow_dash=True))
+@artifact_argument
+@click.argument("data", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path, allow_dash=True))
 @click.option(
     "-o",
     "--output",
@@ -122,6 +101,11 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     help="The column of the row ids, integers or text; with --window, of the series. Of .npz the array.",
 )
 @reading_options
+@click.option(
+    "--order",
+    metavar="TIME",
+    help="The column of times by which lines are sorted first, within their series where there is --id.",
+)
 @click.option("--first-row", type=INT64, help="The row id of the first row of INPUT. [default: 0]")
 @click.option("--rows", "span", metavar="A:B", callback=_span, help="Only rows A to B - 1, counted from 0.")
 @click.option("--part", metavar="I/N", callback=_part, help="Only part I of N equal ones, for N processes or machines.")
@@ -133,7 +117,7 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @json_option
 def predict(
     artifact: Path,
-    data: Path,
+    data: tuple[Path, ...],
     output: Optional[Path],
     columns: Optional[tuple[str, ...]],
     window: Optional[int],
@@ -143,6 +127,7 @@ def predict(
     time_format: Optional[str],
     missing: Missing,
     on_error: str,
+    order: Optional[str],
     span: Optional[Span],
     part: Optional[tuple[int, int]],
     resume: bool,
@@ -155,59 +140,67 @@ def predict(
 ) -> None:
     """Predict every row of INPUT with the samples of ARTIFACT.
 
-    INPUT is .npy, .npz (arrays by input name), .csv (with a header), .parquet, .jsonl, or - for CSV or JSON lines from
-    a pipe. OUTPUT is .npz, .npy, .csv, .parquet, .json or .jsonl, and holds of every row its id, mean, standard
-    deviation and the intervals asked for. Files may be larger than memory. A row's id is its position in INPUT:
-    however a file is split, the numbers are the same.
+    INPUT is .csv (with a header), .jsonl, .parquet, .npy or .npz (arrays by input name), several such files or a folder
+    of them, or - for CSV or JSON lines from a pipe; .csv.gz and .csv.zst are unpacked. OUTPUT is .csv, .jsonl,
+    .parquet or .npz, and holds of every row its id, mean, standard deviation and the intervals asked for. Files may be
+    larger than memory. A row's id is its position in INPUT: however a file is split, the numbers are the same.
 
     \b
     Example:
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
       keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
+      keepdrop predict forecaster.onnx sensors/ --window 48 --id station --order time -o out.parquet
       keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
       head -n 100 readings.csv | keepdrop predict forecaster.onnx - --window 48
     """
     _refuse_contradictions(id_column=id_column, span=span, part=part, **asked)
+    if order is not None and time_column not in (None, order):
+        raise click.UsageError("--order names the column of times, as --time does; give one of them.")
+    once = PIPE in data or (len(data) == 1 and is_stream(data[0]))
     output = _target(
-        data, output, keeps=asked["keep_samples"], rereads=bool(part or resume), files=bool(resume or plot)
+        data, output, once, asked["keep_samples"], rereads=bool(part or resume or order), files=bool(resume or plot)
     )
     if resume and asked["deadline_ms"] is not None:
         raise InputError("what --deadline-ms gives depends on timing, so no run can go on with it; leave --resume out")
     plots = _plots(plot) if plot else None
+    files = [] if PIPE in data else expanded(data, SUFFIXES)
+    _refuse_overwriting(artifact, files, output, plot, resume)
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    choice = Choice(columns, id_column, window, time_column, time_format, missing, on_error == "skip", dialect)
-    averages, reached = Averages(), _Reached(printed=output == PIPE, kept=resume)
-    text_or_path = standard_input() if data == PIPE else data
-    with ending_by_signal(reached.text), opened(text_or_path, model.metadata, choice) as source:
+    choice = Choice(columns, id_column, window, time_column, time_format, missing, on_error == "skip", dialect, order)
+    averages, reached = Averages(), answering.Reached(printed=output == PIPE, kept=resume)
+    with ending_by_signal(reached.text), opened(files or standard_input(), model.metadata, choice) as source:
         job = Job(model, source, question, _chosen(source, span, part), batch)
-        if data != PIPE:
-            _check(job)
+        if not once:
+            answering.check(job)
+        answering.tell_long(job)
         if output == PIPE:
-            _print(job, averages, reached)
+            answering.to_standard_output(job, averages, reached)
         else:
-            described = None
+            description = None
             if resume:
                 count = available_threads() if threads is None else threads
-                described = _described(model.sha256, data, job, {**choice.described(), "threads=": count})
-            with _work(output, described) as finished:
-                _compute(job, question, finished, reached)
-                outputs.write(output, _beside(output, resume), finished)
+                description = answering.described(model.sha256, files, job, {**choice.described(), "threads=": count})
+            with answering.work(output, description) as finished:
+                answering.into(finished, job, question, reached)
+                outputs.write(output, finished, output.with_name(f".{output.name}.tmp") if resume else None)
                 for fields in finished.pieces():
                     averages.add(fields)
                 if plots and plot:
-                    title = f"{artifact.name} on {data.name}: {finished.rows:,} rows x {_samples(question, averages)}"
+                    title = f"{artifact.name} on {source.name}: {finished.rows:,} rows x "
+                    title += answering.samples(question, averages)
                     plots.draw(plot, finished, question.levels, title, job.heads)
             if resume:
-                _work_file(output).unlink()
+                answering.work_file(output).unlink()
     report = {
         "file": str(artifact),
-        "input": str(data),
+        "input": str(data[0]) if len(data) == 1 else [str(path) for path in data],
         "output": str(output),
         "rows": reached.rows,
         "samples": question.samples,
         **({"mean_samples": averages.samples} if question.adapts else {}),
+        **({"unanswered": averages.unanswered} if averages.unanswered is not None else {}),
         "seed": question.seed,
         **({"columns": source.features} if source.features else {}),
         **({"read_with": source.manner} if source.manner else {}),
@@ -216,10 +209,11 @@ def predict(
         **({"plot": str(plot)} if plot else {}),
     }
     lines = [
-        f"{reached.rows} rows x {_samples(question, averages)}, seed {question.seed}: {report['seconds']:.3f} s",
+        f"{reached.rows} rows x {answering.samples(question, averages)}, seed {question.seed}: "
+        f"{report['seconds']:.3f} s",
         *([f"columns: {', '.join(source.features)}"] if source.features else []),
         *([f"read with {source.manner}"] if source.manner else []),
-        *(f"{name}, averaged: {_listed(found)}" for name, found in averages.by_output().items()),
+        *answering.summary(averages),
         *([] if output == PIPE else [f"wrote {output}"]),
         *([f"drew {plot}"] if plot else []),
     ]
@@ -246,19 +240,33 @@ def _refuse_contradictions(
         raise click.UsageError("--max-samples bounds --standard-error, --decide or --deadline-ms; give one of them.")
 
 
-def _target(data: Path, output: Optional[Path], keeps: bool, rereads: bool, files: bool) -> Path:
+def _target(
+    data: tuple[Path, ...], output: Optional[Path], once: bool, keeps: bool, rereads: bool, files: bool
+) -> Path:
     """Where the answers go; refuses what a pipe cannot do, and a file that cannot be written."""
+    if PIPE in data and len(data) > 1:
+        raise click.UsageError("- is standard input; give it alone, or files.")
     if output is None:
-        if data != PIPE:
+        if PIPE not in data:
             raise click.UsageError("Missing option '-o' / '--output'.")
         output = PIPE
-    if data == PIPE and rereads:
-        raise InputError("a pipe can be read but once, and --part and --resume need more; give a file")
+    if once and rereads:
+        raise InputError("a pipe can be read but once, and --part, --resume and --order need more; give a file")
     if output == PIPE and files:
         raise InputError("--resume and --plot need the answers in a file; give its name with -o")
     if output != PIPE:
         outputs.check_target(output, keeps)
     return output
+
+
+def _refuse_overwriting(artifact: Path, data: list[Path], output: Path, plot: Optional[Path], resume: bool) -> None:
+    read = {"the artifact": artifact, **{("the input" if len(data) == 1 else f"the input {p}"): p for p in data}}
+    written = {"the picture": plot}
+    if output != PIPE:
+        written = {"the output": output, "the picture": plot}
+        if resume:
+            written["the file of finished pieces"] = answering.work_file(output)
+    targets.refuse_overwriting(written, read)
 
 
 def _question(
@@ -280,19 +288,6 @@ def _question(
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
 
 
-def _described(artifact: str, data: Path, job: Job, options: dict[str, Any]) -> dict[str, Any]:
-    """All that the bytes of the answers depend on; `artifact` is its digest."""
-    return {
-        "artifact": artifact,
-        "input": identity(data),
-        **job.described(),
-        **options,
-        "keepdrop": __version__,
-        "onnxruntime": ONNXRUNTIME_VERSION,
-        "machine": platform.machine(),
-    }
-
-
 def _plots(target: Path) -> Any:
     from keepdrop.files import plot
 
@@ -306,7 +301,7 @@ def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]
     span = span or Span(0, None)
     if rows is None:
         return span
-    if rows == 0 and isinstance(source, TableSource):
+    if rows == 0 and source.features:
         raise InputError(source.no_rows())
     if part:
         which, parts = part
@@ -318,56 +313,3 @@ def _chosen(source: Source, span: Optional[Span], part: Optional[tuple[int, int]
     if rows and span.start >= (span.stop or 0):
         raise InputError(f"{source.name} has {rows} rows, and {chosen} is empty; choose others")
     return span
-
-
-def _check(job: Job) -> None:
-    shown = bar(job.rows, 1, verb="checking ")
-    with contextlib.ExitStack() as at_end:
-        if shown:
-            at_end.callback(shown.clear)
-        job.check(shown.done if shown else None)
-
-
-def _print(job: Job, averages: Averages, reached: _Reached) -> None:
-    """Answer on standard output, piece by piece."""
-    for fields in job.answers():
-        click.echo(outputs.json_lines(fields), nl=False)  # which flushes
-        averages.add(fields)
-        reached.rows += len(next(iter(fields.values())))
-
-
-def _compute(job: Job, question: Question, finished: Work, reached: _Reached) -> None:
-    """Answer into the work, from where it got to."""
-    reached.rows = finished.rows
-    shown = bar(job.rows, question.samples, finished.rows)
-    with contextlib.ExitStack() as at_end:
-        if shown:
-            at_end.callback(shown.clear)
-        for fields in job.answers(finished.rows, shown.done if shown else None):
-            finished.append(fields)
-            reached.rows = finished.rows
-
-
-def _work(output: Path, described: Optional[dict[str, Any]]) -> contextlib.AbstractContextManager[Work]:
-    if described is None:
-        return temporary(output.absolute().parent)
-    return kept(_work_file(output), json.loads(json.dumps(described)))
-
-
-def _work_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.work")
-
-
-def _beside(output: Path, resume: bool) -> Path:
-    """What is written before it gets the output's name; the same one each time where a kill may leave it behind."""
-    return output.with_name(f".{output.name}.tmp" if resume else f".{output.name}.{os.getpid()}.tmp")
-
-
-def _samples(question: Question, averages: Averages) -> str:
-    if averages.samples is None:
-        return f"{question.samples} samples"
-    return f"{averages.samples:.1f} samples on average, {question.samples} at most"
-
-
-def _listed(averages: dict[str, Optional[float]]) -> str:
-    return ", ".join(f"{name} {'nan' if value is None else format(value, '.4g')}" for name, value in averages.items())

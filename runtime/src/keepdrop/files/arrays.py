@@ -55,6 +55,10 @@ class ArraySource:
         """The number of rows."""
         return self._count
 
+    def no_rows(self) -> str:
+        """As :class:`~keepdrop.files.sources.Source` says."""
+        return f"{self.name} has no row; give at least one"
+
     def example(self) -> Any:
         """The first row of every array."""
         with opening.readable(self.name, NO_ARRAY):

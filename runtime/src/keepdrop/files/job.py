@@ -100,6 +100,14 @@ class Job:
         """The number of rows; None where only reading tells."""
         return None if self._span.stop is None else self._span.stop - self._span.start
 
+    @property
+    def seconds(self) -> Optional[float]:
+        """About how long it takes one thread of the machine that exported; None where that, or the end, is unknown."""
+        cost = self._model.metadata.cost
+        if cost is None or self.rows is None or self._question.adapts:
+            return None
+        return cost.sample * self._question.samples * self.rows
+
     def described(self) -> dict[str, Any]:
         """What the answers depend on beside the artifact, the source's content and the device, by parameter."""
         return {
@@ -232,10 +240,19 @@ class Averages:
 
     def __init__(self) -> None:
         self._sums: dict[Field, tuple[float, int]] = {}
+        self.lone = 0  # rows of one sample, which tell no spread
+        self.unanswered: Optional[int] = None  # rows without an answer, where there may be such
 
     def add(self, fields: Fields) -> None:
         """Take in the fields of a piece."""
+        self.lone += int(np.count_nonzero(fields.get(Field(None, N), np.zeros(0)) == 1))
+        answered = None
+        if Field(None, REASON) in fields:
+            answered = fields[Field(None, REASON)] == ""
+            self.unanswered = (self.unanswered or 0) + int(np.count_nonzero(~answered))
         for field, values in fields.items():
+            if answered is not None and field.output is not None:
+                values = np.compress(answered, values, axis=field.row_axis)
             if field == Field(None, N) or (field.output is not None and field.statistic not in self.UNAVERAGED):
                 total, count = self._sums.get(field, (0.0, 0))
                 self._sums[field] = total + float(np.sum(values, dtype=np.float64)), count + values.size
@@ -252,7 +269,7 @@ class Averages:
         for field, (total, count) in self._sums.items():
             if field.output is None:
                 continue
-            mean = total / count
+            mean = total / count if count else math.nan
             found.setdefault(field.output, {})[field.statistic] = mean if math.isfinite(mean) else None
         return found
 

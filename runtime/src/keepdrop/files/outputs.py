@@ -2,62 +2,40 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Optional
 
 import numpy as np
 
 from keepdrop.errors import InputError
 
+from . import targets
 from .fields import Fields, columns, keys, objects
 from .work import Work
 
 # Small writes to a member of an archive are joined up to this size.
 BUFFER = 1 << 20
+PARQUET = ".parquet"
 
 
 def check_target(target: Path, samples_kept: bool) -> None:
     """InputError unless `target` can become a file of a known format that can hold what is asked for."""
-    if target.is_dir():
-        raise InputError(f"{target} is a directory; give the name of the file to write")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"cannot write {target}: the directory {target.parent} does not exist; make it first")
-    suffix = target.suffix.lower()
-    if suffix not in WRITERS:
-        raise InputError(f"cannot write {target}: its suffix is none of {', '.join(WRITERS)}; give it one of them")
-    if samples_kept and suffix in FLAT:
-        raise InputError(f"{suffix} has no column for samples; write .npz with keep_samples=")
-    if suffix == ".parquet":
-        pass
+    targets.check(target, tuple(WRITERS))
+    if samples_kept and target.suffix.lower() in FLAT:
+        raise InputError(f"{target.suffix} has no column for samples; write .npz with keep_samples=")
+    if target.suffix.lower() == PARQUET:
+        from . import arrow  # noqa: F401  which says what to install
 
 
-def write(target: Path, temporary: Path, work: Work) -> None:
-    """Write finished work by way of `temporary`; a failure leaves an older file as it was."""
-    with replacing(target, temporary) as file:
+def write(target: Path, work: Work, temporary: Optional[Path] = None) -> None:
+    """Write finished work, as :func:`~keepdrop.files.targets.replacing` does; a failure leaves an older file."""
+    with targets.replacing(target, temporary) as file:
         WRITERS[target.suffix.lower()](file, work)
-
-
-@contextlib.contextmanager
-def replacing(target: Path, temporary: Path) -> Iterator[IO[bytes]]:
-    """A file that gets the name `target` at the end, and only if all went well; `temporary` until then."""
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target} ({error}); an older file there is as it was") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def json_lines(fields: Fields) -> str:
@@ -75,22 +53,6 @@ def _npz(file: IO[bytes], work: Work) -> None:
                 _write_header(buffered, dtype, shape)
                 for part in work.content(field):
                     buffered.write(part)
-
-
-def _npy(file: IO[bytes], work: Work) -> None:
-    """One record a row."""
-    names = keys(dict.fromkeys(work.fields))
-    parts = []
-    for field, name in names.items():
-        dtype, shape = work.described(field)
-        parts.append((name, dtype, shape[: field.row_axis] + shape[field.row_axis + 1 :]))
-    record = np.dtype(parts)
-    _write_header(file, record, (work.rows,))
-    for fields in work.pieces():
-        rows = np.empty(len(next(iter(fields.values()))), record)
-        for field, name in names.items():
-            rows[name] = np.moveaxis(fields[field], field.row_axis, 0)
-        file.write(rows.tobytes())
 
 
 def _write_header(file: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
@@ -115,15 +77,6 @@ def _json_lines(file: IO[bytes], work: Work) -> None:
         file.write(json_lines(fields).encode())
 
 
-def _json(file: IO[bytes], work: Work) -> None:
-    before = "[\n"
-    for fields in work.pieces():
-        for row in objects(fields):
-            file.write(f"{before}{json.dumps(row, allow_nan=False)}".encode())
-            before = ",\n"
-    file.write(b"\n]\n")
-
-
 def _parquet(file: IO[bytes], work: Work) -> None:
     from . import arrow
 
@@ -132,10 +85,8 @@ def _parquet(file: IO[bytes], work: Work) -> None:
 
 WRITERS: dict[str, Callable[[IO[bytes], Work], None]] = {
     ".npz": _npz,
-    ".npy": _npy,
     ".csv": _csv,
-    ".json": _json,
     ".jsonl": _json_lines,
-    ".parquet": _parquet,
+    PARQUET: _parquet,
 }
-FLAT = (".csv", ".parquet")
+FLAT = (".csv", PARQUET)

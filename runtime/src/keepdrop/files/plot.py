@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from keepdrop.artifact.metadata import LOGVAR, MEAN_LOGVAR, SOFTMAX, Head
 from keepdrop.errors import InputError
 
+from . import targets
 from .fields import ROW, Field
-from .outputs import replacing
 from .sources import POSITION
 from .work import Work
 
@@ -145,10 +144,7 @@ _Panel = Union[_SeriesPanel, _ClassesPanel, _CountsPanel]
 
 def check_target(target: Path) -> None:
     """InputError unless `target` can become a picture."""
-    if target.suffix.lower() not in SUFFIXES:
-        raise InputError(f"cannot draw {target}: its suffix is none of {', '.join(SUFFIXES)}; give it one of them")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"cannot draw {target}: the directory {target.parent} does not exist; make it first")
+    targets.check(target, SUFFIXES)
 
 
 def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads: Sequence[Head]) -> None:
@@ -171,7 +167,7 @@ def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads:
             panels += _class_panels(head.output, work.array(Field(None, ROW)), mean, bands[0])
         else:
             panels += _series_panels(head.output, work, mean, bands)
-    with replacing(target, target.with_name(f".{target.name}.{os.getpid()}.tmp")) as file:
+    with targets.replacing(target) as file:
         _figure(panels, caption).savefig(file, format=target.suffix[1:].lower())
 
 

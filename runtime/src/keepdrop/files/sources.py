@@ -7,7 +7,7 @@ A window over the lines of a table is one row, and its position is that of its f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Optional, Protocol, Union
@@ -22,8 +22,10 @@ from . import gaps, opening
 from .arrays import ArraySource
 from .gaps import Hold, Missing
 from .lines import Dialect, Picked
+from .ordered import OrderedReader
 from .reader import Reader, Readings, Selection, joined
 from .rows import Rows
+from .several import FILE, SeveralSource, expanded
 from .text import TextReader
 
 POSITION = "position"
@@ -50,6 +52,9 @@ class Source(Protocol):
     def count(self) -> Optional[int]:
         """The number of rows; None where the source can be read but once."""
 
+    def no_rows(self) -> str:
+        """Why there is no row, and what to do, where there is none."""
+
     def example(self) -> Any:
         """The inputs as `predict` takes them, cut to their first row where they have one: what the artifact checks."""
 
@@ -72,6 +77,8 @@ class Choice:
         How many consecutive lines are a row.
     missing
         What becomes of a missing number.
+    order
+        The column of times by which lines are sorted first, within their series where there is an id.
     skip
         Whether a line that cannot be read leaves the rows with it unanswered rather than stopping.
     dialect
@@ -86,6 +93,7 @@ class Choice:
     missing: Missing = gaps.REFUSE
     skip: bool = False
     dialect: Dialect = Dialect()
+    order: Optional[str] = None
 
     def described(self) -> dict[str, Any]:
         """What rows depend on beside their columns, by parameter."""
@@ -98,28 +106,55 @@ class Choice:
             "skip=": self.skip,
             "separator=": self.dialect.separator,
             "decimal=": self.dialect.decimal,
+            "order=": self.order,
         }
 
 
 @contextlib.contextmanager
-def opened(file: Union[Path, IO[bytes]], metadata: Metadata, choice: Choice) -> Iterator[Source]:
-    """The source of a file, by its suffix, or of a pipe of CSV or JSON lines.
+def opened(files: Union[Path, IO[bytes], Sequence[Path]], metadata: Metadata, choice: Choice) -> Iterator[Source]:
+    """The source of a file by its suffix, of a pipe of CSV or JSON lines, or of several files and folders of them.
 
     Raises
     ------
     InputError
-        The file cannot be read, its suffix is unknown, or its columns do not fit the artifact's input.
+        A file cannot be read, its suffix is unknown, or its columns do not fit the artifact's input.
     """
-    if isinstance(file, Path) and opening.unpacked_suffix(file) in ARRAYS and not opening.is_stream(file):
+    if not isinstance(files, Sequence):
+        files = files if not isinstance(files, Path) else [files]
+    if not isinstance(files, Sequence):
+        with reader_of(files, choice.dialect) as reader:
+            yield _of_table(reader, metadata, choice)
+        return
+    paths = expanded(files, SUFFIXES)
+    if choice.order is not None:
+        with contextlib.ExitStack() as opened_files:
+            readers = [opened_files.enter_context(reader_of(path, choice.dialect)) for path in paths]
+            for reader in readers:
+                if isinstance(reader, TextReader) and reader.count() is None:
+                    raise InputError(f"{reader.name} can be read but once, and order= needs more; give a file")
+            yield _of_table(OrderedReader(readers, choice.id, choice.order, choice.time_format), metadata, choice)
+    elif len(paths) == 1:
+        with _opened(paths[0], metadata, choice) as source:
+            yield source
+    else:
+        with _opened(paths[0], metadata, choice) as first:
+            # What the first file's columns are, by name, holds for all.
+            choice = replace(choice, columns=first.features or None)
+        yield SeveralSource(paths, lambda path: _opened(path, metadata, choice))
+
+
+@contextlib.contextmanager
+def _opened(path: Path, metadata: Metadata, choice: Choice) -> Iterator[Source]:
+    if opening.unpacked_suffix(path) in ARRAYS and not opening.is_stream(path):
         if choice.columns or choice.window or choice.time:
             raise InputError(
-                f"columns=, time= and window= choose from the lines of a table, and {file} holds arrays of whole "
+                f"columns=, time= and window= choose from the lines of a table, and {path} holds arrays of whole "
                 "examples; leave them out"
             )
         with contextlib.ExitStack() as files:
-            yield ArraySource(file, files, choice.id)
+            yield ArraySource(path, files, choice.id)
     else:
-        with reader_of(file, choice.dialect) as reader:
+        with reader_of(path, choice.dialect) as reader:
             yield _of_table(reader, metadata, choice)
 
 
@@ -137,9 +172,10 @@ def reader_of(file: Union[Path, IO[bytes]], dialect: Dialect = Dialect()) -> Ite
         return
     suffix = opening.unpacked_suffix(file)
     if opening.is_stream(file):  # which can be read but once, whatever it is called
-        with opening.readable(str(file), "give an existing file"), open(file, "rb") as stream:
-            pass_on = TextReader(str(file), stream, dialect)
-            yield pass_on
+        with opening.readable(str(file), "give an existing file"):
+            stream = open(file, "rb")  # noqa: SIM115
+        with stream:
+            yield TextReader(str(file), stream, dialect)
     elif suffix in TEXTS:
         yield TextReader(str(file), file, dialect)
     elif suffix == PARQUET:
@@ -169,7 +205,7 @@ class TableSource:
             self.features,
             integers=self._dtype.kind in "iu",
             id=choice.id,
-            time=choice.time,
+            time=choice.time or choice.order,
             time_format=choice.time_format,
             missing=choice.missing != gaps.REFUSE and self._dtype.kind == "f",
             skip=choice.skip,
@@ -265,7 +301,7 @@ class TableSource:
         if readings.ids is not None:
             labels[self._label(str(self._choice.id))] = readings.texts[str(self._choice.id)][last].astype(str)
         if readings.times is not None:
-            labels[self._label(str(self._choice.time))] = _written(readings.times[last], bool(self._reader.zoned))
+            labels[self._label(str(self._selection.time))] = _written(readings.times[last], bool(self._reader.zoned))
         rows = Rows(None if readings.ids is None else readings.ids[:count], numbers, labels, why)
         if readings.ids is not None and window > 1:
             series = np.concatenate([[0], np.cumsum(readings.ids[1:] != readings.ids[:-1])])  # [lines]
@@ -333,7 +369,7 @@ class TableSource:
 
 
 # What an answer's labels are called, so that no column may be.
-RESERVED = ("row", POSITION, "n", "met", "reason")
+RESERVED = ("row", POSITION, FILE, "n", "met", "reason")
 
 
 def _default_features(reader: Reader, tensor: Tensor, choice: Choice) -> tuple[str, ...]:
@@ -342,7 +378,7 @@ def _default_features(reader: Reader, tensor: Tensor, choice: Choice) -> tuple[s
     No column is left out for what its cells look like: one that is empty, or text, on one line would be replaced by
     another in silence. Whether they are as many as the input takes is seen later.
     """
-    others = {"", choice.id, choice.time, *reader.dated}
+    others = {"", choice.id, choice.time, choice.order, *reader.dated}
     found = tuple(column for column in reader.columns if column not in others)
     if not found:
         raise InputError(f"{reader.name} has no column of numbers among {list(reader.columns)}; choose by columns=")
@@ -386,6 +422,10 @@ class ExampleSource:
     def count(self) -> Optional[int]:
         """The number of rows."""
         return self._reader.count()
+
+    def no_rows(self) -> str:
+        """As :class:`Source` says."""
+        return f"{self.name} has no line; give at least one"
 
     def example(self) -> Any:
         """That of the first line."""

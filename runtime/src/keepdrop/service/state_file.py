@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keepdrop.errors import InputError
 from keepdrop.files.locking import only_process
-from keepdrop.files.outputs import replacing
+from keepdrop.files.targets import replacing
 from keepdrop.stream.stream import Stream
 
 
