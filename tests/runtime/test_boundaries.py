@@ -21,6 +21,7 @@ ORDER = [
     "until",
     "stream",
     "model",
+    "labelled",
     "files",
     "service",
     "cli",

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, TypedDict, Union, overload
 
 import numpy as np
@@ -15,7 +16,9 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.answer.results import Answers, Samples, of_outputs
-from keepdrop.artifact.metadata import Head, Metadata
+from keepdrop.artifact.metadata import CALIBRATION_KEY, Head, Metadata
+from keepdrop.artifact.properties import with_properties
+from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
@@ -112,6 +115,7 @@ class Model(Generic[Samples, Answers]):
         by_output: bool = False,
     ) -> None:
         self._session = session
+        self._calibration = _stored(session)
         self._threads = threads
         self._budget = budget or Budget()
         self._named = by_output
@@ -123,12 +127,42 @@ class Model(Generic[Samples, Answers]):
         """Pickled as the artifact's content, so that it opens on any machine, with the threads that this has."""
         name = os.path.basename(self._session.path)
         opened_by = type(self._session), *self._session.source, name
-        return _unpickled, (*opened_by, self._threads, self._budget.memory, self._named)
+        return _unpickled, (*opened_by, self._threads, self._budget.memory, self._named, self._calibration)
 
     @property
     def metadata(self) -> Metadata:
         """What the artifact says of itself: inputs, outputs, draws, versions, what was verified."""
         return self._session.metadata
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """What the numbers of each output are, as the artifact says it."""
+        return self._heads
+
+    @property
+    def calibration(self) -> Optional[Calibration]:
+        """What calibrated the artifact; None where nothing did."""
+        return self._calibration
+
+    def with_calibration(self, calibration: Optional[Calibration]) -> Model[Samples, Answers]:
+        """The same artifact with another calibration, or with none: shares all but that with this one."""
+        other = type(self).__new__(type(self))  # not copy.copy, which opens the artifact once more
+        other.__dict__.update(self.__dict__)
+        other._calibration = calibration
+        return other
+
+    def to_bytes(self) -> bytes:
+        """The artifact's file with this calibration: the same graph, so the same samples.
+
+        ``Path("calibrated.onnx").write_bytes(model.to_bytes())`` writes it.
+
+        Raises
+        ------
+        ArtifactError
+            The file that was loaded is no longer the same, or is a SavedModel.
+        """
+        text = None if self._calibration is None else self._calibration.to_json()
+        return with_properties(self._session.content(), {CALIBRATION_KEY: text})
 
     @property
     def sha256(self) -> str:
@@ -243,6 +277,8 @@ class Model(Generic[Samples, Answers]):
             size = self._engine.block(request, MAX_BLOCK)
             blocks = [summary(block, of_each, numbers, progress) for block in request.row_blocks(size)]
             found = [concatenated(parts) for parts in zip(*blocks)]
+        if self._calibration is not None:
+            found = [replace(prediction, calibration=self._calibration) for prediction in found]
         answers: Answers = of_outputs(self._outputs, paired(found), self._named)
         return answers
 
@@ -361,6 +397,7 @@ def _unpickled(
     threads: Optional[int],
     memory: Optional[int],
     by_output: bool,
+    calibration: Optional[Calibration],
 ) -> Model[Any, Any]:
     if isinstance(source, bytes):
         content = io.BytesIO(source)
@@ -370,4 +407,15 @@ def _unpickled(
         session = kind(source)
     if session.checksum != checksum:
         raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")
-    return Model(session, threads, Budget(memory), by_output)
+    return Model(session, threads, Budget(memory), by_output).with_calibration(calibration)
+
+
+def _stored(session: AnySession) -> Optional[Calibration]:
+    """What calibrated the artifact, as it says itself."""
+    text = session.properties.get(CALIBRATION_KEY)
+    if text is None:
+        return None
+    try:
+        return Calibration.from_json(text, session.metadata.outputs)
+    except ArtifactError as error:
+        raise ArtifactError(f"{session.path}: {error}") from error

@@ -53,7 +53,7 @@ def test_probabilities_lie_between_the_p_values_of_crepes(n: int) -> None:
     knots = conformal.signed_knots(errors, n)
     at = np.random.default_rng(1).uniform(errors.min(), errors.max(), 500)
     below = (errors < at[:, None]).sum(axis=1) / (n + 1)
-    found = conformal.score_probability(at, knots, SIGNED, n)
+    found = conformal.score_probability(at, knots, conformal.most_level(SIGNED, n))
     grid = 1 / 200  # a rank is known to the next of the stored probabilities
     assert (found >= below - grid - ROUNDING).all() and (found <= below + 1 / (n + 1) + grid + ROUNDING).all()
     lower = ConformalPredictiveSystem().fit(errors).predict_p(np.zeros(500), at, smoothing=False)
@@ -63,14 +63,16 @@ def test_probabilities_lie_between_the_p_values_of_crepes(n: int) -> None:
 def test_probability_undoes_the_quantile() -> None:
     knots = conformal.signed_knots(errors_of(1000)[0], 1000)
     taus = np.linspace(0.005, 0.995, 199)
-    found = conformal.score_probability(conformal.score_quantiles(taus, knots), knots, SIGNED, 1000)
+    found = conformal.score_probability(
+        conformal.score_quantiles(taus, knots), knots, conformal.most_level(SIGNED, 1000)
+    )
     np.testing.assert_allclose(found, taus, rtol=0, atol=ROUNDING)
 
 
 def test_what_no_row_showed_is_no_rarer_than_one_in_as_many() -> None:
     knots = conformal.signed_knots(errors_of(19)[0], 19)
-    assert conformal.score_probability(-1e9, knots, SIGNED, 19) == pytest.approx(1 / 20)
-    assert conformal.score_probability(1e9, knots, SIGNED, 19) == pytest.approx(19 / 20)
+    assert conformal.score_probability(-1e9, knots, conformal.most_level(SIGNED, 19)) == pytest.approx(1 / 20)
+    assert conformal.score_probability(1e9, knots, conformal.most_level(SIGNED, 19)) == pytest.approx(19 / 20)
 
 
 @pytest.mark.parametrize("way", [SIGNED, SYMMETRIC])

@@ -56,6 +56,7 @@ class SavedModelSession:
         self.path = os.fsdecode(path)
         self.metadata = savedmodel_metadata(path)
         self.checksum = _checksum(Path(self.path))
+        self.properties: Mapping[str, str] = {}
         try:
             self._loaded = tf.saved_model.load(self.path)
             self._signature = self._loaded.signatures[SIGNATURE]
@@ -85,6 +86,12 @@ class SavedModelSession:
     def sha256(self) -> str:
         """The checksum."""
         return self.checksum
+
+    def content(self) -> bytes:
+        """ArtifactError: a directory is no file, and keeps no properties."""
+        raise ArtifactError(
+            f"{self.path} is a SavedModel, which keeps no calibration; calibrate the ONNX file of the same model"
+        )
 
     def another(self) -> SavedModelSession:
         """This session: TensorFlow's functions run in any thread."""

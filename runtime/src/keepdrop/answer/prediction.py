@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Optional, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,9 @@ from keepdrop.errors import InputError
 
 from . import moments
 from .moments import Moments, Tally, across
+
+if TYPE_CHECKING:
+    from keepdrop.calibration.record import Calibration
 
 # Levels are written by hand: 1 - 0.9 is not twice 0.05 in floating point.
 LEVEL_TOLERANCE = 1e-9
@@ -54,8 +57,9 @@ class Prediction:
     decision
         "above", "below" or "undecided", [batch, ...] of the elements that :func:`keepdrop.decided` watched; None
         without it.
-    tally, dtype, partner
-        What the figures are made from where samples are not kept, their dtype, and the prediction of the log-variance.
+    tally, dtype, partner, calibration
+        What the figures are made from where samples are not kept, their dtype, the prediction of the log-variance, and
+        what calibrated the artifact.
     """
 
     n: Union[int, NDArray[np.int64]]
@@ -67,6 +71,7 @@ class Prediction:
     tally: Optional[Tally] = None
     dtype: np.dtype[Any] = np.dtype(np.float32)
     partner: Optional[Prediction] = None
+    calibration: Optional[Calibration] = None
 
     def __repr__(self) -> str:
         kept = "" if self.samples is None else ", samples kept"
@@ -122,6 +127,33 @@ class Prediction:
         """
         low, high = interval_quantiles(level)
         return self.quantile(low), self.quantile(high)
+
+    @cached_property
+    def observation(self) -> Any:
+        """Where an observation will fall: an :class:`Observation`, or of classes a :class:`ClassObservation`.
+
+        The samples say how much the model varies; this says what they are worth, from labelled rows.
+
+        Raises
+        ------
+        InputError
+            The artifact is not calibrated (the text names the command), or no median was kept.
+        """
+        from .observation import observed  # which is of predictions
+
+        return observed(self, self.calibration)
+
+    @property
+    def exact_mean(self) -> NDArray[np.float64]:
+        """``mean`` before it is rounded to the dtype of the samples."""
+        return self._moments.mean
+
+    @property
+    def exact_variance(self) -> NDArray[np.float64]:
+        """``variance`` before it is rounded; of a mean and its log-variance ``total``."""
+        if self.head.kind in (MEAN, MEAN_LOGVAR):
+            return self._aleatoric + self._epistemic
+        return self._moments.variance
 
     @cached_property
     def predictive_entropy(self) -> NDArray[Any]:

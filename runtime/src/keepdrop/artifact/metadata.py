@@ -251,7 +251,7 @@ class Metadata:
                 f"it bears contract version {contract!r} and this keepdrop knows version {CONTRACT_VERSION}; "
                 "install the keepdrop it was exported with, or export the model again"
             )
-        metadata: Metadata = _decoded(cls, fields, "")
+        metadata: Metadata = decoded(cls, fields, "")
         if unknown := sorted(set(metadata.requires) - KNOWN_REQUIREMENTS):
             raise ArtifactError(
                 f"its samples need {unknown}, which this keepdrop does not know; install the keepdrop it was "
@@ -324,14 +324,14 @@ def savedmodel_metadata(directory: Union[str, os.PathLike[str]]) -> Metadata:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _decoded(kind: Any, value: Any, where: str) -> Any:
-    """JSON as what a field's annotation says; `where` is its place, for the error."""
+def decoded(kind: Any, value: Any, where: str, key: str = METADATA_KEY) -> Any:
+    """JSON as what a field's annotation says; `where` is its place in the property `key`, for the error."""
     if get_origin(kind) is Union:  # Optional
-        return None if value is None else _decoded(get_args(kind)[0], value, where)
+        return None if value is None else decoded(get_args(kind)[0], value, where, key)
     if get_origin(kind) is tuple and isinstance(value, list):
-        return tuple(_decoded(get_args(kind)[0], part, f"{where}[{i}]") for i, part in enumerate(value))
+        return tuple(decoded(get_args(kind)[0], part, f"{where}[{i}]", key) for i, part in enumerate(value))
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _decoded_object(kind, value, where)
+        return _decoded_object(kind, value, where, key)
     if kind is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     if kind is int and type(value) is int and abs(value) < 2**63 or kind in (str, bool) and type(value) is kind:
@@ -340,20 +340,21 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
         "an object" if dataclasses.is_dataclass(kind) else "a list" if get_origin(kind) is tuple else kind.__name__
     )
     raise ArtifactError(
-        f"its {METADATA_KEY!r} metadata has {_short(value)} as {where or 'a whole'}, where {expected} belongs; "
+        f"its {key!r} metadata has {_short(value)} as {where or 'a whole'}, where {expected} belongs; "
         "export the model again"
     )
 
 
-def _decoded_object(kind: Any, value: dict[str, Any], where: str) -> Any:
+def _decoded_object(kind: Any, value: dict[str, Any], where: str, key: str) -> Any:
     needed = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
     if missing := sorted(needed - set(value)):
         raise ArtifactError(
-            f"its {METADATA_KEY!r} metadata lacks fields ({where or 'at its root'}: {_short(missing)}); "
-            "export the model again"
+            f"its {key!r} metadata lacks fields ({where or 'at its root'}: {_short(missing)}); export the model again"
         )
     known = {name: part for name, part in get_type_hints(kind).items() if name in value}
-    return kind(**{name: _decoded(part, value[name], f"{where}.{name}".lstrip(".")) for name, part in known.items()})
+    return kind(
+        **{name: decoded(part, value[name], f"{where}.{name}".lstrip("."), key) for name, part in known.items()}
+    )
 
 
 def _short(value: Any) -> str:

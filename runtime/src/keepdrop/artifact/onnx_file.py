@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, Optional
 
 from keepdrop.errors import ArtifactError
@@ -82,7 +82,8 @@ class Declared(NamedTuple):
 class Contents(NamedTuple):
     """What was read of a file.
 
-    Its `keepdrop` metadata, the graph's inputs and outputs, its constants' names, and the checksum of all of it.
+    Its `keepdrop` metadata, the graph's inputs and outputs, its constants' names, the checksum of all of it, and every
+    property by its key.
     """
 
     metadata: Optional[str]
@@ -90,6 +91,7 @@ class Contents(NamedTuple):
     outputs: tuple[Declared, ...]
     initializers: frozenset[str]
     checksum: str
+    properties: Mapping[str, str] = {}
 
 
 def read(data: bytes) -> Contents:
@@ -126,7 +128,7 @@ def read(data: bytes) -> Contents:
     if [version for domain, version in opsets if domain in (b"", b"ai.onnx")] != [OPSET]:
         raise ArtifactError(f"it is not of opset {OPSET}, in which an artifact is written; export the model again")
     inputs, outputs, initializers = _graph(data, *graphs[0], depth=0)
-    return Contents(metadata.get(METADATA_KEY), tuple(inputs), tuple(outputs), frozenset(initializers), found)
+    return Contents(metadata.get(METADATA_KEY), tuple(inputs), tuple(outputs), frozenset(initializers), found, metadata)
 
 
 def checksum(data: bytes) -> str:
@@ -140,6 +142,19 @@ def checksum(data: bytes) -> str:
             crc = zlib.crc32(memoryview(data)[position:stop], crc)
         position = stop
     return f"{crc:08x}"
+
+
+def properties_apart(data: bytes) -> tuple[bytes, dict[str, str]]:
+    """A serialized ONNX model without its properties, and these by key."""
+    rest, found, position = [], {}, 0
+    for tag, start, stop in _fields(data, 0, len(data)):
+        if tag == _MODEL_METADATA:
+            key, value = _entry(data, start, stop)
+            found[key] = value
+        else:
+            rest.append(memoryview(data)[position:stop])
+        position = stop
+    return b"".join(rest), found
 
 
 def _graph(data: bytes, start: int, stop: int, depth: int) -> tuple[list[Declared], list[Declared], list[str]]:

@@ -201,20 +201,19 @@ def score_quantiles(taus: Any, knots: Floats) -> Floats:
     return np.asarray(np.interp(taus, TAUS, knots))
 
 
-def score_probability(scores: Any, knots: Floats, way: str, rows: int) -> Floats:
+def score_probability(scores: Any, knots: Floats, most: float, taus: Floats = TAUS) -> Floats:
     """P(z <= score): the inverse of Q, linear between its knots.
 
-    No less than ``1 / (n + 1)`` and no more than ``n / (n + 1)`` (half of that beyond for symmetric scores): n rows say
-    no more of what none of them showed.
+    Within the interval of level `most`, beyond which the rows say nothing: no less than ``(1 - most) / 2``, which is
+    ``1 / (n + 1)`` for n signed scores, and no more than 1 less that.
     """
     # Of knots that are one score, the outermost has its rank: lower ranks are rounded down and upper ones up.
     values, first, counts = np.unique(knots, return_index=True, return_counts=True)
     last = first + counts - 1
-    middle = len(TAUS) // 2
-    at = TAUS[np.where(first >= middle, last, np.where(last <= middle, first, middle))]
-    beyond = (1 - most_level(way, rows)) / 2
-    at = np.clip(at, beyond, 1 - beyond)
-    return np.asarray(np.interp(scores, values, at, beyond, 1 - beyond))
+    middle = len(taus) // 2
+    at = taus[np.where(first >= middle, last, np.where(last <= middle, first, middle))]
+    beyond = (1 - most) / 2
+    return np.asarray(np.interp(scores, values, np.clip(at, beyond, 1 - beyond), beyond, 1 - beyond))
 
 
 def score_moments(knots: Floats) -> tuple[float, float]:

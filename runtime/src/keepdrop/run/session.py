@@ -34,6 +34,7 @@ class AnySession(Protocol):
     path: str
     metadata: Metadata
     checksum: str
+    properties: Mapping[str, str]
 
     def __init__(self, source: Any) -> None:
         """Open it."""
@@ -44,6 +45,9 @@ class AnySession(Protocol):
 
     def sha256(self) -> str:
         """Of the artifact, in hexadecimal."""
+
+    def content(self) -> bytes:
+        """The artifact's file."""
 
     def another(self) -> AnySession:
         """The same artifact for a thread of its own, or this session."""
@@ -79,6 +83,7 @@ class Session:
         try:
             contents = read(content)
             self.metadata, self.checksum = checked(contents), contents.checksum
+            self.properties = contents.properties
         except ArtifactError as error:
             raise ArtifactError(f"{self.path}: {error}") from None
         del content  # before onnxruntime takes as much
@@ -93,7 +98,7 @@ class Session:
         ArtifactError
             The file is no longer the one that was opened.
         """
-        return self._unchanged(), self.checksum
+        return self.content(), self.checksum
 
     def another(self) -> Session:
         """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""
@@ -145,10 +150,11 @@ class Session:
         if self._sha256 is None:
             import hashlib  # brings OpenSSL, which streams alone need
 
-            self._sha256 = hashlib.sha256(self._unchanged()).hexdigest()
+            self._sha256 = hashlib.sha256(self.content()).hexdigest()
         return self._sha256
 
-    def _unchanged(self) -> bytes:
+    def content(self) -> bytes:
+        """The file's bytes; ArtifactError where it is no longer the one that was opened."""
         try:
             content = _read(self.path) if self._content is None else self._content
             unchanged = checksum(content) == self.checksum

@@ -1,0 +1,1 @@
+"""Labelled rows: what calibrates an artifact, and what it is judged by."""
