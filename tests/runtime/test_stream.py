@@ -1,6 +1,7 @@
 """Streams of a toy artifact whose states and masks have a closed form (`conftest.STREAMING`)."""
 
 import dataclasses
+import hashlib
 import io
 import json
 import subprocess
@@ -654,6 +655,60 @@ def test_another_artifact_is_refused(started, model, write, streaming_text, stre
     other = dataclasses.replace(streaming_metadata, default_samples=9).to_json()
     with pytest.raises(InputError, match="was saved with another artifact"):
         keepdrop.load(write(streaming_text, other, "other.onnx")).resume(started.save())
+
+
+@pytest.fixture
+def other(write, streaming_text, streaming_metadata):
+    """The same states, other numbers: y is a tenth more."""
+    text = streaming_text.replace("float ten = {10}", "float ten = {11}")
+    return keepdrop.load(write(text, streaming_metadata.to_json(), "other.onnx"))
+
+
+def test_a_new_artifact_goes_on_from_the_states_if_asked(started, other, steps) -> None:
+    with pytest.raises(InputError, match="say by on_new_artifact= that its states are to be kept or reset"):
+        other.resume(started.save())
+    kept = other.resume(started.save(), on_new_artifact="keep")
+    assert kept.steps_seen == started.steps_seen
+    first, second = kept.push(steps[:, 5]), started.push(steps[:, 5])
+    assert_same({"w": first["w"]}, {"w": second["w"]})  # the plain sums of all steps, those before included
+    assert not np.array_equal(first["y"].samples[:, 0], second["y"].samples[:, 0])
+    assert other.resume(kept.save()).steps_seen == kept.steps_seen
+    with pytest.raises(InputError, match="on_new_artifact is 'drop'; give one of"):
+        other.resume(started.save(), on_new_artifact="drop")
+
+
+def test_a_new_artifact_starts_the_rows_anew_if_asked(started, other, forecaster, steps) -> None:
+    anew = other.resume(started.save(), on_new_artifact="reset")
+    assert (anew.rows, anew.seed, anew.samples, anew.first_sample) == ((4, 0, 2), SEED, 6, 3)
+    assert set(anew.steps_seen.values()) == {0}
+    assert_same(
+        anew.push(steps[:, 0]), other.stream(samples=6, seed=SEED, rows=[4, 0, 2], first_sample=3).push(steps[:, 0])
+    )
+    assert forecaster.resume(started.save(), on_new_artifact="reset").window == 5
+    with pytest.raises(InputError, match="it lacks 'state/window'.*can be kept where they have the same shapes"):
+        forecaster.resume(started.save(), on_new_artifact="keep")
+
+
+def test_a_model_is_loaded_anew_where_its_file_was_replaced(write, streaming_text, streaming_metadata, steps) -> None:
+    path = write(streaming_text, streaming_metadata.to_json(), "served.onnx")
+    model = keepdrop.load(path, threads=1, by_output=True)
+    running = model.stream(rows=[0, 1, 2])
+    assert model.reload() is model
+    text = streaming_text.replace("float ten = {10}", "float ten = {11}")
+    path.unlink()
+    write(text, streaming_metadata.to_json(), "served.onnx")
+    new = model.reload()
+    assert new is not model and new.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    fresh = new.stream(rows=[0, 1, 2])
+    old, latest = running.push(steps[:, 0]), fresh.push(steps[:, 0])
+    assert_same({"w": old["w"]}, {"w": latest["w"]})
+    assert not np.array_equal(old["y"].samples[:, 1:], latest["y"].samples[:, 1:])
+    path.write_bytes(b"half a file")
+    with pytest.raises(ArtifactError):
+        model.reload()
+    running.push(steps[:, 1])
+    with pytest.raises(InputError, match="was loaded from memory"):
+        keepdrop.load(io.BytesIO(FORECASTER.read_bytes())).reload()
 
 
 def test_a_file_replaced_since_it_was_loaded_has_no_digest(write, streaming_text, streaming_metadata) -> None:

@@ -70,6 +70,7 @@ def assert_answers(answers, wanted) -> None:
             np.testing.assert_array_equal(np.asarray(answer[key], np.asarray(value).dtype), value)
 
 
+GOOD = '{"id": 3, "x": [1, 2]}\n'
 IDS = [3, 3, 8, 3, 8, -1, 3, 8] + [8, 3] * 6
 
 
@@ -131,9 +132,6 @@ def test_several_inputs_come_by_name(write, streaming_text, streaming_metadata, 
     assert answers[0]["y_mean"] == [9, 18]
     assert "CSV has no place for the model's 2 inputs" in refused(path, given="a,b,c\n1,2,3\n")
     assert "line 1: no array was given for input ['e']" in refused(path, given='{"x": [1, 2]}\n')
-
-
-GOOD = '{"id": 3, "x": [1, 2]}\n'
 
 
 @pytest.mark.parametrize(
@@ -217,6 +215,19 @@ def test_a_state_of_something_else_is_refused_and_left(streaming, steps, tmp_pat
     state.write_bytes(content[:-1])
     assert "state.npz is damaged" in refused(streaming, "--state", state, given=csv_of(steps))
     assert state.read_bytes() == content[:-1]
+
+
+def test_another_artifact_takes_a_state_over_if_asked(
+    streaming, write, streaming_text, streaming_metadata, tmp_path
+) -> None:
+    state = tmp_path / "state.npz"
+    call(streaming, "--state", state, given=GOOD)
+    other = write(streaming_text.replace("ten = {10}", "ten = {11}"), streaming_metadata.to_json(), "other.onnx")
+    assert "by --on-new-artifact that its states are to be kept" in refused(other, "--state", state, given=GOOD)
+    content = state.read_bytes()
+    for choice, step in (("keep", 2), ("reset", 1)):
+        state.write_bytes(content)
+        assert call(other, "--state", state, "--on-new-artifact", choice, given=GOOD)[0][0]["step"] == step
 
 
 def test_options_that_do_not_fit_are_told(streaming, tmp_path) -> None:

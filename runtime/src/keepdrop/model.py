@@ -24,8 +24,9 @@ from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
-from keepdrop.stream.saved_stream import Identity, Saved, StreamFile
-from keepdrop.stream.stream import Stream, checked_drawn, fresh, steps_of
+from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
+from keepdrop.stream.steps import Steps
+from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, steps_of
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -318,15 +319,19 @@ class Model(Generic[Samples, Answers]):
         drawn = checked_drawn(self.metadata, samples, seed, first_sample)
         steps = steps_of(self._session, self._engine, drawn, window)
         start = fresh(self._identity(), self._budget, drawn, steps, rows)
-        return Stream(self._session, self._engine, self._budget, start, steps, self._named)
+        return self._streaming(start, steps)
 
-    def resume(self, data: Saved) -> Stream[Answers]:
+    def resume(self, data: Saved, on_new_artifact: OnNewArtifact = "refuse") -> Stream[Answers]:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
 
         Parameters
         ----------
         data
             What `save` gave, or the path of a file that holds it.
+        on_new_artifact
+            What becomes of a stream of an artifact that gives other numbers (another model, or this one trained
+            further): "refuse" it; "keep" its states, if they have the shapes of this artifact's, though its weights
+            are others; or "reset" its rows to start anew, with the seed and the samples that they had.
 
         Raises
         ------
@@ -338,10 +343,35 @@ class Model(Generic[Samples, Answers]):
             The artifact's file is no longer the one that was loaded.
         """
         with StreamFile(data, self._budget) as file:
-            file.check(self._identity())
             drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
-            steps = steps_of(self._session, self._engine, drawn, file.window)
-            return Stream(self._session, self._engine, self._budget, file.read(steps.kept), steps, self._named)
+            window = file.window if known_window(self.metadata) is None else None
+            steps = steps_of(self._session, self._engine, drawn, window)
+            return self._streaming(file.resumed(self._identity(), steps.kept, on_new_artifact), steps)
+
+    def reload(self) -> Model[Samples, Answers]:
+        """The model of what is at its path now, opened as this one was; this one itself where it is the same artifact.
+
+        For a service whose artifact is replaced while it runs: this model and its streams stay as they are, and are
+        there still where the new file is refused.
+
+        Raises
+        ------
+        InputError
+            It was loaded from memory.
+        ArtifactError
+            As :func:`load` says.
+        """
+        if self._session.in_memory:
+            raise InputError(
+                f"{self._session.path} was loaded from memory, where nothing replaces it; load the new one"
+            )
+        session = type(self._session)(self._session.path)
+        if session.checksum == self._session.checksum:
+            return self
+        return type(self)(session, self._threads, self._budget, self._named)
+
+    def _streaming(self, saved: SavedStream, steps: Steps) -> Stream[Answers]:
+        return Stream(self._session, self._engine, self._budget, saved, steps, self._named)
 
     def _identity(self) -> Identity:
         return Identity(self._session.sha256())

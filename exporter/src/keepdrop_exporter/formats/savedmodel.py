@@ -83,6 +83,11 @@ class SavedModelSession:
         """The directory, and its checksum."""
         return self.path, self.checksum
 
+    @property
+    def in_memory(self) -> bool:
+        """Never: TensorFlow loads directories alone."""
+        return False
+
     def sha256(self) -> str:
         """The checksum."""
         return self.checksum

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Optional, get_args
 
 import click
 
@@ -19,6 +19,7 @@ from keepdrop.model import Model, load
 from keepdrop.service.messages import Choice, Messages, Misfit
 from keepdrop.service.sensors import Sensors
 from keepdrop.service.state_file import StateFile
+from keepdrop.stream.saved_stream import OnNewArtifact
 from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
@@ -59,6 +60,14 @@ STOP, SKIP = "stop", "skip"
 )
 @click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N answers too.")
 @click.option(
+    "--on-new-artifact",
+    type=click.Choice(get_args(OnNewArtifact)),
+    default="refuse",
+    show_default=True,
+    help="What becomes of a state that an artifact of other numbers saved: it is refused, kept as it is, or its rows "
+    "start anew.",
+)
+@click.option(
     "--on-error",
     type=click.Choice([STOP, SKIP]),
     default=STOP,
@@ -77,6 +86,7 @@ def stream(
     levels: tuple[float, ...],
     state: Optional[Path],
     save_every: Optional[int],
+    on_new_artifact: OnNewArtifact,
     on_error: str,
     threads: Optional[int],
 ) -> None:
@@ -100,7 +110,7 @@ def stream(
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
         state_file = stack.enter_context(StateFile(state)) if state else None
-        running = _resumed(model, state_file, samples, seed, window)
+        running = _resumed(model, state_file, on_new_artifact, samples=samples, seed=seed, window=window)
         if running is None:
             running = model.stream(samples=samples, seed=0 if seed is None else seed, rows=(), window=window)
         kept = _Kept(running, state_file, save_every)
@@ -131,14 +141,14 @@ def stream(
 
 
 def _resumed(
-    model: Model, state: Optional[StateFile], samples: Optional[int], seed: Optional[int], window: Optional[int]
+    model: Model, state: Optional[StateFile], on_new_artifact: OnNewArtifact, **given: Optional[int]
 ) -> Optional[Stream]:
     """The stream that was kept; None if there is none."""
     if state is None or not state.exists:
         return None
-    running = model.resume(state.path)
-    given = {"samples": (samples, running.samples), "seed": (seed, running.seed), "window": (window, running.window)}
-    for name, (asked, kept) in given.items():
+    running = model.resume(state.path, on_new_artifact)
+    for name, asked in given.items():
+        kept = getattr(running, name)
         if asked is not None and asked != kept:
             raise InputError(
                 f"{state.path} goes on with {name} {kept} and --{name} is {asked}; leave --{name} out, "

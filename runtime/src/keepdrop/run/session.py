@@ -43,6 +43,10 @@ class AnySession(Protocol):
     def source(self) -> tuple[Union[str, bytes], str]:
         """What to open it with again, and its checksum."""
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether it was opened from a file in memory, not from a path."""
+
     def sha256(self) -> str:
         """Of the artifact, in hexadecimal."""
 
@@ -99,6 +103,11 @@ class Session:
             The file is no longer the one that was opened.
         """
         return self.content(), self.checksum
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether it was opened from a file in memory, not from a path."""
+        return self._content is not None
 
     def another(self) -> Session:
         """The same artifact opened once more, for a thread of its own; this session if its file is no longer there."""

@@ -25,8 +25,8 @@ import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, Any, NamedTuple, Optional, Union
+from dataclasses import dataclass, replace
+from typing import IO, Any, Literal, NamedTuple, Optional, Union, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,10 @@ MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
 Saved = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
+
+
+# What becomes of a stream that was saved with an artifact of other numbers.
+OnNewArtifact = Literal["refuse", "keep", "reset"]
 
 
 class Identity(NamedTuple):
@@ -135,14 +139,34 @@ class StreamFile:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def check(self, identity: Identity) -> None:
-        """InputError where it was saved with another artifact."""
+    def resumed(self, identity: Identity, states: Sequence[State], on_new_artifact: OnNewArtifact) -> SavedStream:
+        """What goes on with the artifact of this identity, which has these states; `Model.resume` says how."""
+        if on_new_artifact not in get_args(OnNewArtifact):
+            raise InputError(f"on_new_artifact is {on_new_artifact!r}; give one of {list(get_args(OnNewArtifact))}")
         found, wanted = self.identity.artifact_sha256, identity.artifact_sha256
-        if found != wanted:
+        if found == wanted:
+            return self.read(states)
+        if on_new_artifact == "refuse":
             raise InputError(
                 f"{self.name} was saved with another artifact: that one's sha256 begins with {found[:12]!r}, and this "
-                f"one's with {wanted[:12]!r}; load the artifact it was saved with, or start a new stream"
+                f"one's with {wanted[:12]!r}; load the artifact it was saved with, start a new stream, or say by "
+                "on_new_artifact= that its states are to be kept or reset"
             )
+        if on_new_artifact == "reset":
+            return replace(self.at_start(states), identity=identity)
+        try:
+            return replace(self.read(states), identity=identity)
+        except InputError as error:
+            raise InputError(
+                f"{error}; states of another artifact can be kept where they have the same shapes"
+            ) from None
+
+    def at_start(self, states: Sequence[State]) -> SavedStream:
+        """Its rows and no more, before their first step."""
+        rows = self._entries.take("rows", "int64", (None,))
+        zeros = {s.name: np.zeros(state_shape(s, len(rows), self.samples), s.dtype) for s in states}
+        numbers = (self.seed, self.first_sample, self.samples, self.window)
+        return SavedStream(self.identity, *numbers, rows, counts_at_start(len(rows)), zeros)
 
     def read(self, states: Sequence[State]) -> SavedStream:
         """All of it; InputError where it is damaged or does not fit these states."""

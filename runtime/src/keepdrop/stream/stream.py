@@ -289,6 +289,13 @@ def steps_of(session: AnySession, engine: Engine, drawn: Drawn, window: Optional
     return recurrent
 
 
+def known_window(metadata: Metadata) -> Optional[int]:
+    """The steps of the windows that an artifact's model was trained on, where it says that."""
+    if metadata.stream is not None:
+        return metadata.stream.block if metadata.stream.block > 1 else None
+    return next((tensor.shape[1] for tensor in metadata.inputs if len(tensor.shape) > 1 and tensor.shape[1]), None)
+
+
 def demand(budget: Budget, steps: Steps, rows: int, samples: int) -> None:
     """Raise TooLarge where what so many rows carry does not fit in the budget."""
     a_row = sum(_bytes_a_row(state, samples) for state in (*steps.kept, *steps.masks))
