@@ -37,13 +37,15 @@ def untouched(target: Path) -> Callable[[], None]:
 
 @pytest.fixture
 def refuses(target: Path, untouched: Callable[[], None]) -> Callable[..., None]:
-    """Fails unless a file's export is refused in one sentence that names the file and has the phrases."""
+    """Fails unless a file's export is refused in one sentence that names the file and has the phrases, or is a text."""
 
-    def refuses(path: Path, phrases: list[str], **options: object) -> None:
+    def refuses(path: Path, phrases: list[str] | str, **options: object) -> None:
         with pytest.raises(LoadError) as caught:
             keepdrop_exporter.export(path, target, **options)
         text = str(caught.value)
         assert text.startswith((f"{path}: ", f"{options.get('weights')}: ")) and "\n" not in text
+        if isinstance(phrases, str):
+            assert text == f"{path}: {phrases}"
         assert [phrase for phrase in phrases if phrase not in text] == []
         untouched()
 

@@ -20,6 +20,7 @@ from unittest import mock
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="-1")
 
 import numpy as np
+import tensorflow as tf
 import tf_keras
 from tf_keras import layers
 from tf_keras.src.saving import saving_lib
@@ -203,6 +204,64 @@ def normalised() -> tf_keras.Model:
     adapted = layers.Normalization()
     adapted.adapt(np.random.default_rng(0).normal(2, 3, (100, 3)).astype("float32"))
     return _of(adapted, layers.LayerNormalization(axis=[1, 2]), layers.BatchNormalization(axis=1), layers.Dense(3))
+
+
+def operators() -> tf_keras.Model:
+    """Operators of Python between layers: slices, arithmetic, comparisons, constants on either side."""
+    x, z = tf_keras.Input((7, 4), name="x"), tf_keras.Input((7, 4), name="z")
+    h = layers.LSTM(4, return_sequences=True, dropout=0.2)(x)
+    g = layers.Dense(4)(z)
+    outputs = [h[:, -1, :], h[:, -1], h[..., 1:3], h[:, ::2, None], g[:, 1:-1:2, -2:], h + g, h + 1.5, 2.0 - h, 3 * g]
+    outputs += [h * g, h / (g + 4.0), 1 / (g + 4.0), -h, abs(h), (h + 3.0) ** 2, 2.0**h, h @ tf.transpose(g, [0, 2, 1])]
+    outputs += [tf.cast(h > g, "float32"), tf.where(h >= 0.0, h, g), tf.where(h < g, 0.0, g), h // 0.3, h % 0.3]
+    return tf_keras.Model([x, z], [layers.Dropout(0.2)(y) for y in outputs])
+
+
+def functions() -> tf_keras.Model:
+    """TensorFlow's functions between layers, arguments by position and by name."""
+    x, z = tf_keras.Input((7, 4), name="x"), tf_keras.Input((7, 4), name="z")
+    h, p = layers.GRU(4, return_sequences=True, dropout=0.2)(x), layers.Dense(4, activation="softplus")(z)
+    outputs = [
+        tf.reduce_mean(h, axis=1), tf.reduce_sum(h, [1, 2], keepdims=True), tf.reduce_max(h, 1), tf.reduce_min(h, -1),
+        tf.reduce_prod(p, axis=1, keepdims=True), tf.math.reduce_std(h, axis=1), tf.math.reduce_variance(h, 1),
+        tf.reduce_logsumexp(h, axis=-1), tf.concat([h, z], axis=-1), tf.concat([h, p, x], 1), tf.stack([h, p], axis=2),
+        tf.expand_dims(h, 1), tf.expand_dims(h, axis=-1), tf.squeeze(tf.expand_dims(h, 1), axis=[1]),
+        tf.squeeze(h[:, :1], 1), tf.transpose(h, perm=[0, 2, 1]), tf.reshape(h, [-1, 28]), tf.reshape(h, (-1, 4, 7)),
+        tf.add(h, p), tf.subtract(h, 1.0), tf.multiply(h, p), tf.divide(h, p), tf.maximum(h, p), tf.minimum(0.1, h),
+        tf.pow(p, 2.0), tf.math.squared_difference(h, p), tf.add_n([h, p, x]), tf.math.divide_no_nan(h, p), tf.exp(h),
+        tf.math.log(p), tf.sqrt(p), tf.math.rsqrt(p), tf.square(h), tf.negative(h), tf.abs(h), tf.sign(h), tf.sin(h),
+        tf.cos(h), tf.tanh(h), tf.sigmoid(h), tf.round(3 * h), tf.floor(3 * h), tf.math.ceil(3 * h), tf.math.log1p(p),
+        tf.math.reciprocal(p), tf.math.erf(h), tf.math.softplus(h), tf.nn.relu(h), tf.nn.relu6(h), tf.nn.elu(h),
+        tf.nn.selu(h), tf.nn.leaky_relu(h), tf.nn.leaky_relu(h, alpha=0.3), tf.nn.gelu(h), tf.nn.silu(h), tf.nn.tanh(h),
+        tf.nn.gelu(h, approximate=True), tf.nn.softmax(h), tf.nn.softmax(h, axis=1), tf.nn.log_softmax(h),
+        tf.nn.sigmoid(h), tf.clip_by_value(h, -0.1, 0.1), tf.matmul(h, p, transpose_b=True), tf.cumsum(h, axis=1),
+        tf.math.l2_normalize(h, axis=-1), tf.reverse(h, axis=[1]), tf.tile(h, [1, 2, 1]), tf.repeat(h, 2, axis=1),
+        tf.pad(h, [[0, 0], [1, 2], [0, 0]]), tf.gather(h, [0, 2, 2], axis=1), tf.zeros_like(h), tf.ones_like(h),
+        tf.norm(h, axis=-1), tf.roll(h, 1, axis=1), *tf.split(h, 2, axis=-1), *tf.split(h, [1, 3], axis=-1),
+        *tf.unstack(h[:, :2], axis=1), tf.cast(tf.argmax(h, axis=-1), tf.float32), tf.identity(h), h * [1.0, 2, 3, 4],
+        tf.linalg.matmul(p, p, True), tf.reshape(h, [tf.shape(h)[0], -1]), tf.where(h > p, 0.0, p),
+        tf.cast(tf.logical_and(h > 0, p > 0.5), "float32"), tf.nn.bias_add(h, [1.0, 2.0, 3.0, 4.0]),
+    ]  # fmt: skip
+    return tf_keras.Model([x, z], [layers.Dropout(0.2)(y) for y in outputs])
+
+
+def backend_functions() -> tf_keras.Model:
+    """Those of ``keras.backend``, and operators within a nested model."""
+    k = tf_keras.backend
+    x, z = tf_keras.Input((7, 4), name="x"), tf_keras.Input((7, 4), name="z")
+    inner_x = tf_keras.Input((7, 4))
+    inner = tf_keras.Model(inner_x, layers.Dense(3)(k.mean(inner_x, axis=1) * 2.0 - inner_x[:, 0]))
+    h = layers.LSTM(4, return_sequences=True, dropout=0.2)(x)
+    outputs = [
+        inner(x), inner(h), k.mean(h, axis=1), k.sum(h, axis=[1, 2]), k.max(h, 1, keepdims=True), k.std(h, axis=1),
+        k.expand_dims(h, 1), k.squeeze(h[:, :1], 1), k.concatenate([h, z]), k.stack([h, z], axis=1),
+        k.permute_dimensions(h, (0, 2, 1)), k.reshape(h, (-1, 28)), k.flatten(h), k.batch_flatten(h), k.exp(h),
+        k.softmax(h), k.sigmoid(h), k.tanh(h), k.relu(h, alpha=0.1), k.square(h), k.abs(h), k.clip(h, -0.1, 0.1),
+        k.l2_normalize(h, axis=-1), k.batch_dot(h, z, axes=2), k.repeat(h[:, 0], 3), k.cast(h, "float32"),
+        k.reverse(h, 1), k.sqrt(k.abs(h)), k.maximum(h, z), k.hard_sigmoid(h), k.elu(h), k.softplus(h),
+    ]  # fmt: skip
+    outputs = [y for y in outputs if y.shape.rank > 1]
+    return tf_keras.Model([x, z], [layers.Dropout(0.2)(y) for y in outputs])
 
 
 def save_as_keras_2_13(model: tf_keras.Model, path: Path, version: str) -> None:

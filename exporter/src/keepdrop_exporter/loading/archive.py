@@ -8,6 +8,7 @@ import json
 import math
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,8 @@ CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 BOMB_SIZE, BOMB_RATIO = 1 << 26, 100
 _LARGEST_CONFIG = 1 << 27
 _LARGEST_ARCHIVE = 1 << 36
+# Three, and one for each vocabulary; Keras 3.15 takes a time that grows with their square.
+_MOST_MEMBERS = 1 << 12
 _FLOAT32 = 4
 
 
@@ -58,7 +61,7 @@ def parse(path: Path, text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{path}: it is damaged: the description of its layers is not JSON ({error})") from error
+        raise LoadError(f"{path}: it is damaged: the description of its layers is not JSON ({plain(error)})") from error
 
 
 @contextlib.contextmanager
@@ -72,7 +75,7 @@ def zip_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except Exception as error:  # of damaged directories, struct's, zlib's and NotImplementedError too
         raise LoadError(
             f"{path}: it is damaged, or no .keras file at all (which is a zip archive); save the model again with "
             "model.save('name.keras')"
@@ -82,7 +85,7 @@ def zip_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             damaged = archive.testzip()
         except Exception as error:  # zipfile raises zlib's, struct's and its own
-            raise LoadError(f"{path}: it is damaged ({error}); fetch or save it again") from error
+            raise LoadError(f"{path}: it is damaged ({plain(error)}); fetch or save it again") from error
         if damaged is not None:
             raise LoadError(f"{path}: it is damaged: {damaged} does not match its checksum; fetch or save it again")
         yield archive
@@ -90,17 +93,19 @@ def zip_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _judge_members(path: Path, archive: zipfile.ZipFile) -> None:
     members = archive.infolist()
-    names = [member.filename for member in members]
+    if len(members) > _MOST_MEMBERS:
+        raise LoadError(f"{path}: it has {len(members):,} members; no save makes that, do not trust it")
+    names = Counter(member.filename for member in members)
     for member in members:
         name = member.filename
         posix = PurePosixPath(name.replace("\\", "/"))
-        if posix.is_absolute() or ".." in posix.parts or ":" in posix.parts[0]:
+        if posix.is_absolute() or ".." in posix.parts or not posix.parts or ":" in posix.parts[0]:
             raise LoadError(
                 f"{path}: its member {name!r} points out of the archive; no save makes that, do not trust it"
             )
         if stat.S_ISLNK(member.external_attr >> 16):
             raise LoadError(f"{path}: its member {name!r} is a symbolic link; no save makes that, do not trust it")
-        if names.count(name) > 1:
+        if names[name] > 1:
             raise LoadError(f"{path}: it holds {name!r} twice; no save makes that, do not trust it")
         if member.flag_bits & 1:
             raise LoadError(f"{path}: its member {name!r} is encrypted; save the model again without a password")
@@ -120,6 +125,11 @@ def _judge_members(path: Path, archive: zipfile.ZipFile) -> None:
         raise LoadError(f"{path}: its {CONFIG} has {archive.getinfo(CONFIG).file_size:,} bytes; do not trust it")
 
 
+def weights(archive: zipfile.ZipFile, folder: Path) -> Path:
+    """The weights of an archive as a file of their own in ``folder``."""
+    return Path(archive.extract(WEIGHTS, folder))
+
+
 def refuse_size(what: object, shapes: Sequence[tuple[int | None, ...]], most: int | None) -> None:
     """Refuse weights that take more than ``most`` bytes as float32.
 
@@ -135,3 +145,8 @@ def refuse_size(what: object, shapes: Sequence[tuple[int | None, ...]], most: in
             f"ONNX file holds at most {most / 2**30:.1f} GiB; write a SavedModel (--format savedmodel), or make "
             "the model smaller"
         )
+
+
+def plain(error: BaseException) -> str:
+    """An error's text in one line."""
+    return " ".join(str(error).strip("'\"").split())[:300]

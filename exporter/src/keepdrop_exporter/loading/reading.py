@@ -19,10 +19,13 @@ import keras
 from keepdrop_exporter.errors import LoadError
 
 from . import archive, hdf5
+from .archive import plain
 from .buildable import buildable
-from .keras2 import activations, descriptions, layout_2_13
+from .keras2 import activations, descriptions, layout_2_13, operators
 from .keras2 import savedmodel as keras2_savedmodel
 from .keras2 import weights as keras2_weights
+from .lifting import lifted
+from .trust import lambda_refused, refuse_code
 
 _HDF5 = (".h5", ".hdf5")
 _ACCEPTED = ".keras, .h5, .hdf5, .json with --weights, or the folder of a SavedModel"
@@ -108,29 +111,28 @@ class _Reading:
 
     def keras_archive(self) -> _Found:
         with archive.zip_archive(self._path) as opened:
-            text = opened.read(archive.CONFIG)
-            config = archive.parse(self._path, text)
+            config = self._parsed(opened.read(archive.CONFIG))
             metadata = archive.parse(self._path, opened.read(archive.METADATA))
-            version = self._version(metadata.get("keras_version"))
-            in_file = self._judge(opened.open(archive.WEIGHTS)) if archive.WEIGHTS in opened.namelist() else None
-            if version.startswith("3"):
-                return self._by_keras(text.decode(), in_file), []
-            if in_file is None:
+            version = self._version(metadata.get("keras_version") if isinstance(metadata, dict) else None)
+            if archive.WEIGHTS not in opened.namelist():
                 raise LoadError(f"{self._path}: the archive has no {archive.WEIGHTS}; fetch or save it again")
-            if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
-                raise LoadError(
-                    f"{self._path}: a layer of it keeps a vocabulary, which Keras 3 does not read from a file of Keras "
-                    f"{version}; look the words up before the model"
-                )
             with tempfile.TemporaryDirectory() as folder:
-                opened.extract(archive.WEIGHTS, folder)
+                weights = archive.weights(opened, Path(folder))
+                in_file = self._judge(weights)
+                if version.startswith("3"):
+                    return self._by_keras(config, in_file), []
+                if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
+                    raise LoadError(
+                        f"{self._path}: a layer of it keeps a vocabulary, which Keras 3 does not read from a file of "
+                        f"Keras {version}; look the words up before the model"
+                    )
                 model, changes = self._rewritten(config, version)
-                self._put_variables(model, Path(folder) / archive.WEIGHTS, self._path, generators=False)
+                self._put_variables(model, weights, self._path, generators=False)
         return model, changes
 
     def hdf5(self) -> _Found:
         with hdf5.hdf5(self._path) as file:
-            if "model_config" not in file.attrs:
+            if (described := hdf5.attribute(file, "model_config")) is None:
                 if _weights_group(file) is not None:
                     raise LoadError(
                         f"{self._path}: it holds weights alone; give the architecture (model.to_json()) as the model "
@@ -139,29 +141,27 @@ class _Reading:
                 raise LoadError(
                     f"{self._path}: it is an HDF5 file without a Keras model; save one with model.save('name.keras')"
                 )
-            text = hdf5.text(file.attrs["model_config"])
-            config = archive.parse(self._path, text)
+            config = self._parsed(hdf5.text(described))
             if "model_weights" not in file:
                 raise LoadError(
                     f"{self._path}: it holds a model without weights; save it with model.save('name.keras')"
                 )
             group = file["model_weights"]
-            attributes = {**group.attrs, **file.attrs}
-            version = self._version(attributes.get("keras_version"))
-            backend = attributes.get("backend")
+            version, backend = (
+                next((x for holder in (file, group) if (x := hdf5.attribute(holder, name)) is not None), None)
+                for name in ("keras_version", "backend")
+            )
+            version = self._version(version)
             archive.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
-            hdf5.judge(self._path, group)
-            saved = hdf5.layer_weights(group) if version.startswith("2") else []
+            saved = hdf5.layer_weights(self._path, group) if version.startswith("2") else []
         if version.startswith("3"):
-            return self._by_keras(text), []
+            return self._by_keras(config), []
         model, changes = self._rewritten(config, version, backend and hdf5.text(backend))
         return model, changes + keras2_weights.put(self._path, model, saved)
 
     def architecture(self, weights: Path | None) -> _Found:
         text = self._path.read_text(encoding="utf8", errors="replace")
-        config = archive.parse(self._path, text)
-        if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
-            raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
+        config = self._parsed(text)
         if weights is None:
             raise LoadError(f"{self._path}: it describes layers without their weights; add --weights FILE (.h5)")
         version = self._version(config.get("keras_version", "3" if "module" in config else "2"))
@@ -170,13 +170,12 @@ class _Reading:
             if group is None:
                 raise LoadError(f"{weights}: it holds no weights of a Keras model; write them with model.save_weights")
             archive.refuse_size(weights, hdf5.declared(group), self._most_bytes)
-            hdf5.judge(weights, group)
             by_layer = "layer_names" in group.attrs or "layer_names0" in group.attrs
-            saved = hdf5.layer_weights(group) if by_layer else []
+            saved = hdf5.layer_weights(weights, group) if by_layer else []
         if version.startswith("2"):
             model, changes = self._rewritten(config, version, config.get("backend"))
         else:
-            model, changes = self._deserialized(config, text), []
+            model, changes = self._deserialized(config), []
         if by_layer:
             return model, changes + keras2_weights.put(weights, model, saved)
         self._put_variables(model, weights, weights, generators=version.startswith("3"))
@@ -188,25 +187,13 @@ class _Reading:
         )
         if not version.startswith("2"):
             raise LoadError(f"{self._path}: a SavedModel of Keras {version} cannot be loaded; give its .keras file")
+        self._refuse_code(config)
         model, changes = self._rewritten(config, version)
         return model, changes + keras2_weights.put(self._path, model, saved)
 
     def lifted(self, model: keras.Model) -> _Found:
-        """The same layers and weights for any number of rows, where a number was fixed and no layer needs it."""
-        sizes = {x.shape[0] for x in getattr(model, "inputs", None) or [] if x.shape[0] is not None}
-        if len(sizes) != 1 or any(getattr(layer, "stateful", False) for layer in model._flatten_layers()):
-            return model, []
-        (size,) = sizes
         with self._custom_scope(""):
-            try:
-                config = _without_batch(keras.saving.serialize_keras_object(model), size)
-                free = keras.saving.deserialize_keras_object(config, safe_mode=not self._trust_code)
-                free.set_weights(model.get_weights())
-            except Exception:  # whatever a layer raises that needs the size: plan refuses it by name
-                return model, []
-        if any(y.shape[0] is not None for y in free.outputs):
-            return model, []
-        return free, [f"the batch size, fixed to {size}, was lifted: any number of rows"]
+            return lifted(model, trust_code=self._trust_code)
 
     def _version(self, given: Any) -> str:
         version = "1" if given is None else hdf5.text(given)
@@ -223,22 +210,36 @@ class _Reading:
             rewritten, changes = descriptions.to_keras3(
                 self._path, config, version, given, backend=backend, trust_code=self._trust_code
             )
+        except LoadError:
+            raise
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
             raise LoadError(
                 f"{self._path}: it is damaged: the description of its layers is not what Keras writes ({error!r})"
             ) from error
-        return self._deserialized(rewritten, json.dumps(config, default=str)), changes
+        return self._deserialized(rewritten), changes
 
-    def _deserialized(self, config: Any, text: str) -> keras.Model:
+    def _deserialized(self, config: Any) -> keras.Model:
         def deserialize() -> Any:
             return keras.saving.deserialize_keras_object(config, safe_mode=not self._trust_code)
 
-        return self._model(deserialize, text)
+        return self._model(deserialize, config)
 
-    def _by_keras(self, text: str, in_file: int | None = None) -> keras.Model:
+    def _parsed(self, text: str | bytes) -> Any:
+        """The description of a model, which runs no code that is not trusted."""
+        config = archive.parse(self._path, text)
+        if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
+            raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
+        self._refuse_code(config)
+        return config
+
+    def _refuse_code(self, config: Any) -> None:
+        if not self._trust_code:
+            refuse_code(self._path, config, self._custom)
+
+    def _by_keras(self, config: Any, in_file: int | None = None) -> keras.Model:
         """A file of Keras 3, by Keras itself; ``in_file`` is how many numbers its weights are, where that is known."""
         model = self._model(
-            lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), text
+            lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), config
         )
         in_model = sum(math.prod(weight.shape) for weight in model.weights)
         if in_file is not None and in_file < in_model:
@@ -249,8 +250,8 @@ class _Reading:
             )
         return model
 
-    def _model(self, make: Callable[[], Any], text: str) -> keras.Model:
-        with self._custom_scope(text), warnings.catch_warnings():
+    def _model(self, make: Callable[[], Any], config: Any) -> keras.Model:
+        with self._custom_scope(json.dumps(config, default=str)), warnings.catch_warnings():
             # Layers that Keras would leave with their first, random weights, with no more than a warning.
             warnings.filterwarnings("error", message="Skipping nested container")
             try:
@@ -265,7 +266,10 @@ class _Reading:
         """What was given, also under the names ``package>Class`` that the file has for it."""
         full = {name: self._custom[name.rpartition(">")[2]] for name in set(re.findall(r"[\w.]+>\w+", text))
                 if name.rpartition(">")[2] in self._custom}  # fmt: skip
-        own = {"keepdrop>keras2_hard_sigmoid": activations.keras2_hard_sigmoid}
+        own = {
+            "keepdrop>keras2_hard_sigmoid": activations.keras2_hard_sigmoid,
+            "keepdrop>Keras2Operation": operators.Keras2Operation,
+        }
         return keras.saving.custom_object_scope({**own, **full, **self._custom})
 
     def _put_variables(self, model: keras.Model, weights: Path, given: Path, generators: bool) -> None:
@@ -273,7 +277,7 @@ class _Reading:
 
         ``generators``: the states of Keras 3's seed generators are among them. Keras would not mind weights left over.
         """
-        with hdf5.hdf5(weights) as file:
+        with hdf5.hdf5(weights, given) as file:
             older = layout_2_13.is_of_keras_2_13(file)
             in_file = sum(math.prod(shape) for shape in hdf5.variables(file))
         in_model = sum(math.prod(v.shape) for v in (model.variables if generators else model.weights))
@@ -290,26 +294,22 @@ class _Reading:
                     layout_2_13.lay_out_as_keras3(weights)
                 model.load_weights(weights)
             except Exception as error:
-                raise LoadError(f"{given}: its weights do not fit: {_plain(error)}") from error
+                raise LoadError(f"{given}: its weights do not fit: {plain(error)}") from error
 
-    def _judge(self, weights: Any) -> int:
-        """Judge the weights in an archive, an open file, before Keras reads them; how many numbers they are."""
-        try:
-            with h5py.File(weights, "r") as file:
-                shapes = hdf5.variables(file)
-                archive.refuse_size(self._path, shapes, self._most_bytes)
-                hdf5.judge(self._path, file)
-                return sum(math.prod(shape) for shape in shapes)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise LoadError(
-                f"{self._path}: its weights are damaged ({_plain(error)}); fetch or save it again"
-            ) from error
+    def _judge(self, weights: Path) -> int:
+        """Judge the weights of an archive before Keras reads them; how many numbers they are."""
+        with hdf5.hdf5(weights, self._path) as file:
+            shapes = hdf5.variables(file)
+        archive.refuse_size(self._path, shapes, self._most_bytes)
+        return sum(math.prod(shape) for shape in shapes)
 
     def _reason(self, error: Exception) -> LoadError:
+        if isinstance(error, operators.NotTranslated):
+            return LoadError(f"{self._path}: {error}")
         # Keras puts what went wrong behind the configuration of everything around it.
         text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
         if "safe_mode" in text or "deserialization of a `lambda`" in text.lower():
-            return descriptions.lambda_refused(self._path)
+            return lambda_refused(self._path)
         if unknown := re.search(r"(?:ould not locate (class|function)|Unknown layer:) '?([\w>]+)", text):
             return descriptions.unknown_class(self._path, unknown[2].rpartition(">")[2], kind=unknown[1] or "class")
         if "marshal" in text:
@@ -336,32 +336,3 @@ def _weights_group(file: h5py.File) -> Any:
         file
     )
     return file if known else None
-
-
-def _without_batch(config: Any, size: int) -> Any:
-    """A serialized model whose input layers and builds have any number of rows in place of ``size``."""
-    if isinstance(config, list):
-        return [_without_batch(item, size) for item in config]
-    if not isinstance(config, dict):
-        return config
-    free = {
-        key: _freed(value, size)
-        if key in ("batch_shape", "build_config", "build_input_shape")
-        else _without_batch(value, size)
-        for key, value in config.items()
-    }
-    return {key: value for key, value in free.items() if key != "compile_config"}
-
-
-def _freed(value: Any, size: int) -> Any:
-    if isinstance(value, dict):
-        return {key: _freed(inner, size) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        if value and all(n is None or isinstance(n, int) for n in value):
-            return [None if value[0] == size else value[0], *value[1:]]
-        return [_freed(inner, size) for inner in value]
-    return value
-
-
-def _plain(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

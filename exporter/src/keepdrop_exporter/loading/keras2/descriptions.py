@@ -17,7 +17,9 @@ from typing import Any
 import keras
 
 from keepdrop_exporter.errors import LoadError
+from keepdrop_exporter.loading.trust import lambda_refused
 
+from . import operators
 from .activations import keras2_hard_sigmoid
 
 Config = dict[str, Any]
@@ -37,6 +39,7 @@ _CUDNN: dict[str, Config] = {
     "CuDNNGRU": {"activation": "tanh", "recurrent_activation": "sigmoid", "reset_after": True},
 }
 _MODELS = ("Sequential", "Functional", "Model")
+_OPERATION = "keepdrop>Keras2Operation"
 _GONE = {
     "TFOpLambda": "a TensorFlow operation between layers",
     "SlicingOpLambda": "a slice between layers",
@@ -166,8 +169,8 @@ class _Rewriting:
         config = self._functional(config) if functional else self._sequential(config)
         if self._given(name):
             return self._entry(entry, None, config)
-        module, name = ("keras.src.models.functional", "Functional") if functional else ("keras", "Sequential")
-        return {"module": module, "class_name": name, "config": config, "registered_name": name}
+        name = "Model" if functional else "Sequential"
+        return {"module": "keras", "class_name": name, "config": config, "registered_name": name}
 
     def _sequential(self, config: Config) -> Config:
         layers = config["layers"]
@@ -240,6 +243,9 @@ class _Rewriting:
                     kwargs.update(value[3] or {})
                 return tensor(value)
             if isinstance(value, list) and value[:1] == ["_CONSTANT_VALUE"]:
+                if layer["class_name"] in operators.LAYERS and len(value) == 4:
+                    kwargs.update(value[3] or {})
+                    return value[2]
                 raise LoadError(
                     f"{self._path}: layer {layer['name']!r} is called on a constant, which Keras 3 does not read; "
                     "load it in Keras 2, replace the constant by a layer and save it again"
@@ -264,6 +270,10 @@ class _Rewriting:
         if isinstance(config, list) or (isinstance(config, dict) and isinstance(config.get("layers"), list)):
             return self.model(entry)
         label = str(config.get("name") or entry.get("name") or name)
+        if name in operators.LAYERS and config.get("function") in operators.TABLE:
+            self._change("TensorFlow's operations between layers became those of keras.ops: {layers}", label)
+            config = {"name": self._rename(label), "function": config["function"]}
+            return {"module": None, "class_name": "Keras2Operation", "config": config, "registered_name": _OPERATION}
         if name in _GONE:
             operation = config.get("function") or (config.get("node_def") or {}) or ""
             named = f" ({operation})" if isinstance(operation, str) and operation else ""
@@ -460,15 +470,6 @@ def unknown_class(path: object, name: str, lead: str = "it holds the ", kind: st
     return LoadError(
         f"{path}: {lead}{kind} {name!r}, which is not Keras'; give it: --custom FILE.py with the file that defines "
         f"it, or custom_objects={{{name!r}: {name}}} in Python"
-    )
-
-
-def lambda_refused(path: object, layer: str | None = None) -> LoadError:
-    """The error for a Lambda whose code lies in the file."""
-    which = f"{layer!r} is" if layer else "it holds"
-    return LoadError(
-        f"{path}: {which} a Lambda layer, whose Python code would run on loading; replace it by a layer of its own "
-        "class, or run the code, if you trust who made the file, with --trust-code (trust_code=True in Python)"
     )
 
 

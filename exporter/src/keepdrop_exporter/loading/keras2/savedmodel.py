@@ -115,6 +115,8 @@ def _weights(
                 )
             )
         return layers
+    except LoadError:
+        raise
     except (tf.errors.OpError, DecodeError, IndexError, StopIteration, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise LoadError(f"{path}: its variables are missing or damaged ({reason}); fetch or save it again") from error
