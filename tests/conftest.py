@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
+import filelock
 import pytest
 
 
@@ -16,3 +20,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # A shell starts what runs in the background with SIGINT ignored, which the processes under test would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives the file of that name, which ``make(path)`` writes the first time: the processes of a run share it."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    folder.mkdir(exist_ok=True)
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        path = folder / name
+        with filelock.FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                make(path)
+        return path
+
+    return made_once

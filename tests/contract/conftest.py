@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ PYTHONS = ["python3.11", "python3.10", "python3.9"]
 
 
 @pytest.fixture(scope="session")
-def old_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def old_python(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, made_once: Callable[..., Path]
+) -> Path:
     """The interpreter of an environment with onnxruntime 1.16.3 and the runtime as a device installs it."""
     if request.config.getoption("--skip-old-onnxruntime") and not os.environ.get("CI"):
         pytest.skip("--skip-old-onnxruntime")
@@ -41,12 +44,17 @@ def old_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             pytrace=False,
         )
     python = _environment(base, request.config.cache.mkdir("old-onnxruntime"))
+    made_once("old-onnxruntime", lambda done: _install_runtime(python, tmp_path_factory, done))
+    return python
+
+
+def _install_runtime(python: Path, tmp_path_factory: pytest.TempPathFactory, done: Path) -> None:
     # A copy, because setuptools leaves a build folder whose stale files a later build would pick up.
     source = shutil.copytree(
         RUNTIME, tmp_path_factory.mktemp("source") / "runtime", ignore=shutil.ignore_patterns("build", "*.egg-info")
     )
     _run(python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--force-reinstall", source)
-    return python
+    done.touch()
 
 
 def _base_python() -> str | None:
@@ -68,13 +76,18 @@ def _environment(base: str, cache: Path) -> Path:
     folder = cache / f"{OLD_ONNXRUNTIME}-python{tag.stdout.strip()}"
     python = folder / "bin" / "python"
     complete = folder / "complete"
+    with filelock.FileLock(cache / "lock"):
+        _make_environment(base, folder, python, complete)
+    return python
+
+
+def _make_environment(base: str, folder: Path, python: Path, complete: Path) -> None:
     if not complete.exists():
         _run(base, "-m", "venv", "--clear", folder)
         _run(python, "-m", "pip", "install", "-q", *REQUIREMENTS)
         for library in folder.glob("lib/python*/site-packages/onnxruntime/capi/*.so"):
             _clear_executable_stack(library)
         complete.touch()
-    return python
 
 
 def _clear_executable_stack(library: Path) -> None:
@@ -126,15 +139,14 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
+def exported(made_once: Callable[..., Path]) -> Callable[[str], Exported]:
     """Gives the artifact of a model of ``models.MODELS``, exported once a session."""
-    folder = tmp_path_factory.mktemp("exported")
 
     @functools.cache
     def exported(name: str) -> Exported:
         model = models.build(name)
-        path = folder / f"{list(models.MODELS).index(name)}.onnx"
-        keepdrop_exporter.export(model, path)
+        file = f"model-{list(models.MODELS).index(name)}.onnx"
+        path = made_once(file, lambda path: keepdrop_exporter.export(model, path))
         return Exported(path, model, models.inputs(model, batch=3))
 
     return exported

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,16 +75,10 @@ def cases_beside(case: Case) -> tuple[Case, ...]:
 
 
 @functools.cache
-def layer_model(cases: tuple[Case, ...], folder: Path) -> LayerModel:
+def layer_model(cases: tuple[Case, ...], made_once: Callable[[str, Callable[[Path], object]], Path]) -> LayerModel:
     """Build, export and draw from the model of these cases."""
     model, counts = layer_cases.build(cases)
-    path = folder / f"{CASES.index(cases[0])}.onnx"
-    with contextlib.ExitStack() as stack:
-        if not cases[0].whole:
-            # The tests compare with Keras themselves; to let the export do it as well would take twice the time.
-            stack.enter_context(mock.patch.object(pipeline, "verify_plan", lambda *args, **options: None))
-        stack.enter_context(mock.patch.object(pipeline, "measure_cost", lambda *args: None))
-        keepdrop_exporter.export(model, path, rows=2, samples=3)
+    path = made_once(f"layers-{CASES.index(cases[0])}.onnx", lambda path: _export(model, path, cases[0].whole))
     artifact = keepdrop.load(path, threads=1)
     dynamic = any(None in x.shape[1:] for x in model.inputs)
     drawn = [
@@ -94,6 +88,15 @@ def layer_model(cases: tuple[Case, ...], folder: Path) -> LayerModel:
     ends = np.cumsum(counts)
     outputs = {c.name: slice(int(end - n), int(end)) for c, end, n in zip(cases, ends, counts, strict=True)}
     return LayerModel(outputs, drawn, onnx.load(path).graph)
+
+
+def _export(model: keras.Model, path: Path, verified: bool) -> None:
+    with contextlib.ExitStack() as stack:
+        if not verified:
+            # The tests compare with Keras themselves; to let the export do it as well would take twice the time.
+            stack.enter_context(mock.patch.object(pipeline, "verify_plan", lambda *args, **options: None))
+        stack.enter_context(mock.patch.object(pipeline, "measure_cost", lambda *args: None))
+        keepdrop_exporter.export(model, path, rows=2, samples=3)
 
 
 def _draw(model: keras.Model, artifact: keepdrop.Model, inputs: Sequence[NDArray[Any]], seed: int) -> Drawn:

@@ -28,10 +28,9 @@ REFUSED = [case for case in HERE if case.refused]
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], LayerModel]:
+def exported(made_once: Callable[..., Path]) -> Callable[[Case], LayerModel]:
     """Gives the exported model that a case is part of."""
-    folder = tmp_path_factory.mktemp("layers")
-    return lambda case: layer_model(cases_beside(case), folder)
+    return lambda case: layer_model(cases_beside(case), made_once)
 
 
 @pytest.mark.parametrize("case", EXACT, ids=lambda case: case.name)
