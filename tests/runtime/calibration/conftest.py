@@ -145,3 +145,15 @@ def classified():
         return x, {"mood": mood, "alarm": alarm.astype(float)}
 
     return classified
+
+
+@pytest.fixture
+def write_step(tmp_path: Path):
+    """Writes an artifact of the second step of the horizon alone: y [batch, 1]."""
+
+    def write_step(horizon_path: Path) -> Path:
+        text = HORIZON.replace("float[samples,batch,4] y", "float[samples,batch,1] y")
+        text = text.replace("float[4] grows = {0.25, 0.5, 0.75, 1.0}", "float[1] grows = {0.5}")
+        return _written(tmp_path, "step.onnx", text, _metadata(2, (Tensor("y", "float32", (None, None, 1)),)))
+
+    return write_step

@@ -11,6 +11,8 @@ from keepdrop import __version__
 from keepdrop.errors import ExporterMissing, KeepdropError
 
 from .bench import bench
+from .calibrate import calibrate
+from .evaluate import evaluate
 from .inspect import inspect
 from .interrupts import ending_by_signal
 from .predict import predict
@@ -99,5 +101,5 @@ def main() -> None:
     """
 
 
-for verb in (bench, inspect, predict, stream):
+for verb in (bench, calibrate, evaluate, inspect, predict, stream):
     main.add_command(verb)

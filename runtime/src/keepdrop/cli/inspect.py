@@ -11,6 +11,8 @@ import click
 import numpy as np
 
 from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
+from keepdrop.calibration.record import Calibration
+from keepdrop.labelled.tables import described
 from keepdrop.model import load
 
 from .options import json_option
@@ -29,14 +31,17 @@ def inspect(file: Path, as_json: bool) -> None:
     Example:
       keepdrop inspect forecaster.onnx
     """
-    metadata = savedmodel_metadata(file) if file.is_dir() else load(file, threads=1).metadata
+    model = None if file.is_dir() else load(file, threads=1)
+    metadata = savedmodel_metadata(file) if model is None else model.metadata
+    calibration = None if model is None else model.calibration
     if as_json:
-        click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json())}))
+        told = {} if calibration is None else {"calibration": json.loads(calibration.to_json())}
+        click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json()), **told}))
     else:
-        click.echo("\n".join([str(file), *_described(metadata)]))
+        click.echo("\n".join([str(file), *_described(metadata, calibration)]))
 
 
-def _described(metadata: Metadata) -> list[str]:
+def _described(metadata: Metadata, calibration: Optional[Calibration]) -> list[str]:
     heads = {head.output: f"  {_head(head)}" for head in metadata.heads if head.kind != VALUE}
     return [
         *(f"{'input':<18}{t.name}  {t.dtype} {_axes('input', t.shape)}" for t in metadata.inputs),
@@ -52,6 +57,7 @@ def _described(metadata: Metadata) -> list[str]:
         *(f"{'' if i else 'changes':<18}{change}" for i, change in enumerate(metadata.changes)),
         *_streams(metadata),
         *_verified(metadata.verified),
+        *_calibrated(calibration),
         "",
         *_table(_random_parts(metadata)),
     ]
@@ -102,6 +108,13 @@ def _verified(verification: Optional[Verification]) -> list[str]:
             for output in verification.outputs
         ),
     ]
+
+
+def _calibrated(calibration: Optional[Calibration]) -> list[str]:
+    if calibration is None:
+        return [f"{'calibrated':<18}no: intervals hold samples, not observations"]
+    told = [*described(calibration), *(f"mind: {text}" for text in calibration.warnings())]
+    return [f"{'' if i else 'calibrated':<18}{line}" for i, line in enumerate(told)]
 
 
 def _random_parts(metadata: Metadata) -> list[tuple[str, ...]]:

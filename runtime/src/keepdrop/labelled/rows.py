@@ -45,6 +45,19 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def part(self, index: NDArray[np.int64]) -> Labelled:
+        """Some of these rows."""
+        times = None if self.times is None else self.times[index]
+        series = self.series[index]
+        return Labelled(
+            {name: array[index] for name, array in self.inputs.items()},
+            {name: array[index] for name, array in self.targets.items()},
+            self.rows[index],
+            times,
+            series,
+            _in_time(times, series),
+        )
+
 
 def labelled(
     model: Model[Any, Any],

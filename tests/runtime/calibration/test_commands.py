@@ -1,0 +1,151 @@
+"""keepdrop calibrate and keepdrop evaluate, on files."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import keepdrop
+from keepdrop.cli import main
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output + str(result.exception)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def readings(observed):
+    """Writes lines of level, spread, and what was observed: the step h of line t stands in line t + h, column y."""
+
+    def readings(
+        path: str, n: int, seed: int = 0, skip: tuple[int, ...] = (), ids: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        x, y = observed(n, seed)
+        truth = np.full(n, 20.0)
+        truth[2:] = y[:-2, 1]  # two lines ahead of what step 2 forecasts
+        start = np.datetime64("2012-03-01T00:00") + np.timedelta64(400 * seed, "h")
+        with open(path, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["time", "station", "level", "spread", "y"])
+            for t in range(n):
+                if t not in skip:
+                    writer.writerow([start + np.timedelta64(t, "h"), f"s{t * ids // n}", *x[t], truth[t]])
+
+    return readings
+
+
+COLUMNS = ("--columns", "level,spread", "--time", "time")
+
+
+def test_targets_of_an_array(run, horizon_path, observed) -> None:
+    x, y = observed(600)
+    np.save("x.npy", x), np.save("y.npy", y)
+    told = run("calibrate", horizon_path, "x.npy", "--targets", "y.npy", "-o", "calibrated.onnx").output
+    assert "y: calibrated on 600 rows (about 600 effective)" in told and "wrote calibrated.onnx" in told
+    expected = keepdrop.calibrate(keepdrop.load(horizon_path), x, y).calibration
+    record = keepdrop.load("calibrated.onnx").calibration
+    assert (record.values, record.source) == (expected.values, "x.npy")
+    assert "signed scores of 600 rows" in run("inspect", "calibrated.onnx").output
+    assert json.loads(run("inspect", "calibrated.onnx", "--json").output)["calibration"]["samples"] == 200
+    run("calibrate", "calibrated.onnx", "--remove", "-o", "plain.onnx")
+    assert keepdrop.load("plain.onnx").calibration is None
+    assert "there is nothing to remove" in run("calibrate", "plain.onnx", "--remove", "-o", "again.onnx", code=1).output
+
+
+def test_targets_of_the_lines_ahead(run, horizon_path, readings, write_step) -> None:
+    """One output step whose target is two lines later, with a gap in the times and two series."""
+    step = write_step(horizon_path)
+    readings("spring.csv", 500, skip=(250,), ids=2)
+    ahead = (*COLUMNS, "--target", "y", "--ahead", 2)
+    told = json.loads(
+        run(
+            "calibrate",
+            step,
+            "spring.csv",
+            *COLUMNS,
+            "--id",
+            "station",
+            "--target",
+            "y",
+            "--ahead",
+            2,
+            "-o",
+            "c.onnx",
+            "--json",
+        ).output
+    )
+    # Two series end two lines early each; line 250 is not there, and lines 248 and 249 would meet 251 and 252: they are
+    # the last of the first series here.
+    assert told["calibration"]["rows"] == 495
+    assert told["calibration"]["series"] == 2
+    assert told["calibration"]["first"] == "2012-03-01T00:00:00"
+    run("calibrate", step, "spring.csv", *ahead, "-o", "one.onnx")
+    record = keepdrop.load("one.onnx").calibration
+    assert record.rows == 495 and record.series is None  # 497 lines have one two lines ahead, two of them over the gap
+
+
+def test_evaluation_and_the_gate(run, horizon_path, readings, write_step) -> None:
+    step = write_step(horizon_path)
+    readings("spring.csv", 600), readings("summer.csv", 500, 1)
+    ahead = (*COLUMNS, "--target", "y", "--ahead", 2)
+    run("calibrate", step, "spring.csv", *ahead, "-o", "c.onnx", "--report", "spring.html")
+    told = run("evaluate", "c.onnx", "summer.csv", *ahead, "--require", "0.85", "--report", "summer.html").output
+    assert "raw coverage" in told and "calibrated coverage" in told and "by spread of the samples" in told
+    figures = json.loads(run("evaluate", "c.onnx", "summer.csv", *ahead, "--json").output)["outputs"][0]["values"]
+    assert figures["raw"]["levels"][2]["coverage"] < 0.8 < 0.86 < figures["calibrated"]["levels"][2]["coverage"]
+    refused = run("evaluate", step, "summer.csv", *ahead, "--require", "0.85", code=1)
+    assert re.search(
+        r"90% intervals hold [345]\d\.\d% of what was observed, and --require asks for 85.0%", refused.output
+    )
+    for name in ("spring.html", "summer.html"):
+        page = Path(name).read_text()
+        assert page.count("<svg") == 5 and "<script" not in page and "http" not in page
+        assert "NaN" not in page and "nan," not in page
+
+
+def test_classes(run, classifier, classified) -> None:
+    x, y = classified(500)
+    Path("classes.onnx").write_bytes(classifier.to_bytes())
+    np.save("x.npy", x), np.savez("y.npz", **y)
+    told = run("calibrate", "classes.onnx", "x.npy", "--targets", "y.npz", "-o", "c.onnx", "--report", "r.html").output
+    assert "temperature 0." in told and "slope" in told
+    told = run("evaluate", "c.onnx", "x.npy", "--targets", "y.npz").output
+    assert "labels a set" in told and "ECE" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("x.csv", "-o", "c.onnx"), "Say what was observed: --target COLUMN with --ahead N"),
+        (("x.csv", "--target", "y", "-o", "c.onnx"), "--target needs --ahead"),
+        (("-o", "c.onnx"), "Missing argument 'LABELLED...'"),
+        (("x.csv", "--target", "y", "--ahead", "soon", "-o", "c.onnx"), "'soon' is not a number of lines"),
+        (("x.csv", "--target", "z=y", "--ahead", "1..4", "-o", "c.onnx"), "there is no output 'z'"),
+        (("x.csv", "--target", "y", "--ahead", "1..3", "-o", "c.onnx"), "has 4 steps, and --ahead names 3"),
+        (("x.csv", "--target", "q", "--ahead", "1..4", "-o", "c.onnx"), "has no column 'q'"),
+        (("x.csv", "--target", "y", "--ahead", "1..4", "-o", "c.txt"), "its suffix is none of .onnx"),
+        (("x.csv", "--target", "y", "--ahead", "1..4", "-o", "horizon.onnx"), "which would be lost"),
+        (
+            ("x.csv", "--target", "y", "--ahead", "1..4", "--trained-until", "2012-03-02", "-o", "c.onnx"),
+            "the model was trained",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told(run, horizon_path, readings, arguments, text) -> None:
+    Path("horizon.onnx").write_bytes(horizon_path.read_bytes())
+    readings("x.csv", 100)
+    result = CliRunner().invoke(main, ["calibrate", "horizon.onnx", *arguments, *COLUMNS])
+    assert result.exit_code != 0 and text in " ".join(result.output.split())
+    assert not Path("c.onnx").exists()
