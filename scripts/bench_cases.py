@@ -123,7 +123,7 @@ def plain_conversion(case: Case, model: keras.Model, exported: Path, folder: Pat
     plan = make_plan(model)
     metadata = keepdrop.load(exported, threads=1).metadata
     proto = onnx_export.to_onnx(trace(plan, lower=False), plan.inputs, plan.outputs)
-    path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
+    path.write_bytes(onnx_export.with_metadata(proto.SerializeToString(), metadata))
     return path
 
 

@@ -155,7 +155,8 @@ def test_verify_notices_an_edited_graph(
     artifact = exported(NAME)
     proto = onnx.load(artifact.path)
     edit(proto.graph)
-    onnx.save(onnx_export.with_metadata(proto, artifact.model.metadata), tmp_path / "edited.onnx")
+    edited = onnx_export.with_metadata(proto.SerializeToString(), artifact.model.metadata)
+    (tmp_path / "edited.onnx").write_bytes(edited)
     with pytest.raises(VerifyError, match=fault):
         keepdrop_exporter.verify(artifact.keras_model, tmp_path / "edited.onnx", seed=0)
     keepdrop_exporter.verify(artifact.keras_model, artifact.path, seed=0)
@@ -187,8 +188,8 @@ def test_verify_notices_dropout_that_is_switched_off(
     with monkeypatch.context() as unverified:
         unverified.setattr(export_stages, "verify_plan", lambda *args, **kwargs: None)
         keepdrop_exporter.export(off, tmp_path / "off.onnx")
-    proto = onnx_export.with_metadata(onnx.load(tmp_path / "off.onnx"), artifact.model.metadata)
-    onnx.save(proto, tmp_path / "off.onnx")
+    off_file = tmp_path / "off.onnx"
+    off_file.write_bytes(onnx_export.with_metadata(off_file.read_bytes(), artifact.model.metadata))
     drawn = keepdrop.load(tmp_path / "off.onnx").sample(artifact.inputs[0], samples=5)
     np.testing.assert_allclose(drawn[0], artifact.keras_model(artifact.inputs[0]), atol=1e-6)
     assert np.ptp(drawn, axis=0).max() == 0

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import keepdrop
-from keepdrop.artifact import onnx_file
+from keepdrop.artifact import onnx_file, wire
 from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY
 
 DATA = Path(__file__).parent / "data"
@@ -56,8 +56,8 @@ def inputs(artifact: str) -> Any:
 def fields(data: bytes) -> Iterator[tuple[int, int, int, str]]:
     """Extent of each field of a model, from its tag to its end, and the key of an entry of the metadata."""
     position = 0
-    for tag, start, stop in onnx_file._fields(data, 0, len(data)):
-        key = onnx_file._entry(data, start, stop)[0] if tag == onnx_file._MODEL_METADATA else ""
+    for tag, start, stop in wire.fields(data, 0, len(data)):
+        key = onnx_file._entry(data, start, stop)[0] if tag == onnx_file.MODEL_METADATA else ""
         yield tag, position, stop, key
         position = stop
 

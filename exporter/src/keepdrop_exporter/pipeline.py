@@ -16,11 +16,11 @@ from keepdrop.artifact.metadata import (
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
-    METADATA_ASSET,
     Head,
     Metadata,
     Verification,
 )
+from keepdrop.artifact.savedmodel import METADATA_ASSET
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.reading import Loaded, load, read
 from keepdrop_exporter.plan import ATOL, RTOL
@@ -245,12 +245,12 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
-    proto = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs)
+    artifact = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs).SerializeToString()
+    path.write_bytes(onnx_export.with_metadata(artifact, metadata))
 
     def update(metadata: Metadata) -> None:
-        path.write_bytes(onnx_export.with_metadata(proto, metadata).SerializeToString())
+        path.write_bytes(onnx_export.with_metadata(path.read_bytes(), metadata))
 
-    update(metadata)
     return update
 
 

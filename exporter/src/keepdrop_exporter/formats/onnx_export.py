@@ -21,7 +21,6 @@ from keepdrop import ArtifactError
 from keepdrop.artifact import check as artifact_check
 from keepdrop.artifact import onnx_file
 from keepdrop.artifact.metadata import (
-    CHECKSUM_KEY,
     MADE_SUFFIX,
     METADATA_KEY,
     NEXT_SUFFIX,
@@ -37,6 +36,7 @@ from keepdrop.artifact.metadata import (
     Streaming,
     Tensor,
 )
+from keepdrop.artifact.properties import with_properties
 from keepdrop_exporter.errors import ConvertError
 from keepdrop_exporter.trace.function import Traced
 from keepdrop_exporter.trace.recurrence import Recurrence
@@ -276,21 +276,17 @@ def _read_by(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _read_by(inner)
 
 
-def with_metadata(model: onnx.ModelProto, metadata: Metadata) -> onnx.ModelProto:
-    """The same model bearing this metadata in place of any it had, and a checksum of all of it.
+def with_metadata(artifact: bytes, metadata: Metadata) -> bytes:
+    """The same serialized model bearing this metadata in place of any it had, and a checksum of all of it.
 
     Raises
     ------
     ConvertError
         The runtime would refuse the file; what it says is in the text.
     """
-    bearing = onnx.ModelProto()
-    bearing.CopyFrom(model)
-    del bearing.metadata_props[:]
-    onnx.helper.set_model_props(bearing, {METADATA_KEY: metadata.to_json()})
-    bearing.metadata_props.add(key=CHECKSUM_KEY, value=onnx_file.checksum(bearing.SerializeToString()))
     try:
-        artifact_check.checked(onnx_file.read(bearing.SerializeToString()))
+        bearing = with_properties(artifact, {METADATA_KEY: metadata.to_json()})
+        artifact_check.checked(onnx_file.read(bearing))
     except ArtifactError as error:
         raise ConvertError(f"keepdrop would refuse the converted model: {error}") from error
     return bearing

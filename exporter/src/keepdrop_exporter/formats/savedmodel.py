@@ -15,7 +15,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keepdrop import ArtifactError, InputError, Model
-from keepdrop.artifact.metadata import METADATA_ASSET, RESERVED_NAMES, Metadata, savedmodel_metadata
+from keepdrop.artifact.metadata import METADATA_KEY, RESERVED_NAMES, Metadata
+from keepdrop.artifact.savedmodel import (
+    METADATA_ASSET,
+    savedmodel_metadata,
+    savedmodel_properties,
+    write_savedmodel_properties,
+)
 from keepdrop.run.request import Request
 from keepdrop.run.session import AnySession, Session, check_outputs
 from keepdrop_exporter.errors import ConvertError
@@ -55,8 +61,8 @@ class SavedModelSession:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fsdecode(path)
         self.metadata = savedmodel_metadata(path)
-        self.checksum = _checksum(Path(self.path))
-        self.properties: Mapping[str, str] = {}
+        self.properties: Mapping[str, str] = savedmodel_properties(path)
+        self.checksum = _checksum(Path(self.path), self.properties)
         try:
             self._loaded = tf.saved_model.load(self.path)
             self._signature = self._loaded.signatures[SIGNATURE]
@@ -92,11 +98,16 @@ class SavedModelSession:
         """The checksum."""
         return self.checksum
 
+    def numbers_digest(self) -> str:
+        """The digest of the program, the signature, the weights and the contract, as TensorFlow fingerprints them."""
+        found = tf.saved_model.experimental.read_fingerprint(self.path)
+        parts = [found.graph_def_program_hash, found.signature_def_hash, found.checkpoint_hash]
+        text = " ".join(map(str, ["keepdrop", self.metadata.contract, *parts]))
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def content(self) -> bytes:
-        """ArtifactError: a directory is no file, and keeps no properties."""
-        raise ArtifactError(
-            f"{self.path} is a SavedModel, which keeps no calibration; calibrate the ONNX file of the same model"
-        )
+        """ArtifactError: a directory is no file; ``artifact.savedmodel`` writes what it keeps beside its graph."""
+        raise ArtifactError(f"{self.path} is a SavedModel, a directory; calibrate the ONNX file of the same model")
 
     def another(self) -> SavedModelSession:
         """This session: TensorFlow's functions run in any thread."""
@@ -167,13 +178,15 @@ def write(traced: Traced, path: Path, metadata: Metadata) -> None:
 
 def write_metadata(path: Path, metadata: Metadata) -> None:
     """Give a SavedModel this metadata in place of what it had."""
-    (path / METADATA_ASSET).write_text(metadata.to_json(), encoding="utf-8")
+    write_savedmodel_properties(path, {METADATA_KEY: metadata.to_json()})
 
 
-def _checksum(path: Path) -> str:
-    """Of what TensorFlow's fingerprint covers (the graph and the weights) and of the metadata."""
-    files = [path / "fingerprint.pb", path / METADATA_ASSET]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+def _checksum(path: Path, properties: Mapping[str, str]) -> str:
+    """Of what TensorFlow's fingerprint covers (the graph and the weights) and of the properties."""
+    fingerprint = path / "fingerprint.pb"
+    parts = [fingerprint.read_bytes() if fingerprint.is_file() else b""]
+    parts += [f"{key}\0{text}\0".encode() for key, text in sorted(properties.items())]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def _refuse_names(names: Iterable[str]) -> None:

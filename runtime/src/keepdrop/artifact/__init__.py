@@ -12,7 +12,6 @@ from .metadata import (
     MADE_SUFFIX,
     MEAN,
     MEAN_LOGVAR,
-    METADATA_ASSET,
     METADATA_KEY,
     NEXT_SUFFIX,
     NUM_SAMPLES,
@@ -37,8 +36,14 @@ from .metadata import (
     Streaming,
     Tensor,
     Verification,
+)
+from .properties import numbers_digest, with_properties
+from .savedmodel import (
+    METADATA_ASSET,
     is_savedmodel,
     savedmodel_metadata,
+    savedmodel_properties,
+    write_savedmodel_properties,
 )
 
 __all__ = [
@@ -79,5 +84,9 @@ __all__ = [
     "VALUE",
     "Verification",
     "is_savedmodel",
+    "numbers_digest",
     "savedmodel_metadata",
+    "savedmodel_properties",
+    "with_properties",
+    "write_savedmodel_properties",
 ]

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Optional, Union, get_args, get_origin, get_type_hints
@@ -56,8 +55,6 @@ UNSEEDED_OPERATORS = (
     "RandomUniform",
     "RandomUniformLike",
 )
-# The same JSON object in a SavedModel, where TensorFlow puts assets.
-METADATA_ASSET = os.path.join("assets", "keepdrop.json")
 
 SEED = "seed"
 ROWS = "rows"
@@ -291,37 +288,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         raise ValueError("a field is there twice")
     return fields
-
-
-def is_savedmodel(path: Union[str, os.PathLike[str]]) -> bool:
-    """Whether the path is a directory that TensorFlow would load."""
-    return os.path.isfile(os.path.join(path, "saved_model.pb"))
-
-
-def savedmodel_metadata(directory: Union[str, os.PathLike[str]]) -> Metadata:
-    """The metadata of a SavedModel that `keepdrop export` wrote, read without TensorFlow.
-
-    Raises
-    ------
-    ArtifactError
-        The directory is no such SavedModel, or bears an unknown contract version.
-    """
-    path = os.fsdecode(directory)
-    if not is_savedmodel(path):
-        found = "is a directory that holds no saved_model.pb" if os.path.isdir(path) else "is no directory"
-        raise ArtifactError(f"{path} {found}; give the .onnx file or the SavedModel that `keepdrop export` wrote")
-    try:
-        with open(os.path.join(path, METADATA_ASSET), encoding="utf-8") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"{path} is a SavedModel without a readable {METADATA_ASSET} ({error}); export the Keras model with "
-            "format='savedmodel': SavedModels of Keras' own draw no samples"
-        ) from error
-    try:
-        return Metadata.from_json(text)
-    except ArtifactError as error:
-        raise ArtifactError(f"{path}: {error}") from error
 
 
 def decoded(kind: Any, value: Any, where: str, key: str = METADATA_KEY) -> Any:

@@ -10,7 +10,8 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification, savedmodel_metadata
+from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification
+from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
 from keepdrop.labelled.tables import described
 from keepdrop.model import load

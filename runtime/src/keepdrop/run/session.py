@@ -13,8 +13,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from keepdrop.artifact.check import checked
-from keepdrop.artifact.metadata import NUM_SAMPLES, Metadata, Tensor, is_savedmodel
+from keepdrop.artifact.metadata import NUM_SAMPLES, Metadata, Tensor
 from keepdrop.artifact.onnx_file import checksum, read
+from keepdrop.artifact.properties import numbers_digest
+from keepdrop.artifact.savedmodel import is_savedmodel
 from keepdrop.errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
 
 from .request import Request
@@ -50,6 +52,9 @@ class AnySession(Protocol):
     def sha256(self) -> str:
         """Of the artifact, in hexadecimal."""
 
+    def numbers_digest(self) -> str:
+        """Of what the artifact's numbers depend on; see ``artifact.properties.numbers_digest``."""
+
     def content(self) -> bytes:
         """The artifact's file."""
 
@@ -83,6 +88,7 @@ class Session:
         self.path, self._content = _named(source)
         self._stamp = self._stamped()
         self._sha256: Optional[str] = None
+        self._numbers_digest: Optional[str] = None
         content = _read(self.path) if self._content is None else self._content
         try:
             contents = read(content)
@@ -161,6 +167,18 @@ class Session:
 
             self._sha256 = hashlib.sha256(self.content()).hexdigest()
         return self._sha256
+
+    def numbers_digest(self) -> str:
+        """The digest of graph, weights and contract, which a calibrated copy and a rebuild share; computed once.
+
+        Raises
+        ------
+        ArtifactError
+            The file is no longer the one that was opened.
+        """
+        if self._numbers_digest is None:
+            self._numbers_digest = numbers_digest(self.content())
+        return self._numbers_digest
 
     def content(self) -> bytes:
         """The file's bytes; ArtifactError where it is no longer the one that was opened."""
