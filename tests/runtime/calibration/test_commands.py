@@ -115,6 +115,29 @@ def test_evaluation_and_the_gate(run, horizon_path, readings, write_step) -> Non
         assert "NaN" not in page and "nan," not in page
 
 
+def test_predictions_are_for_an_observation(run, horizon_path, observed) -> None:
+    x, y = observed(600)
+    np.save("x.npy", x), np.save("y.npy", y)
+    run("calibrate", horizon_path, "x.npy", "--targets", "y.npy", "-o", "c.onnx")
+    new, _ = observed(40, 9)
+    np.save("new.npy", new)
+    told = run("predict", "c.onnx", "new.npy", "-o", "out.npz", "--interval", "0.9", "--above", "25", "--below", "3.5")
+    assert "y: intervals are for an observation, calibrated on 600 rows (about 600 effective)" in told.output
+    o = keepdrop.load("c.onnx").predict(new).observation
+    found = np.load("out.npz")
+    np.testing.assert_allclose(found["low_0.9"], o.interval(0.9)[0], rtol=1e-6)
+    np.testing.assert_allclose(found["above_25"], o.probability(above=25), rtol=1e-6)
+    np.testing.assert_allclose(found["below_3.5"], o.probability(below=3.5), rtol=1e-6)
+    few = run("predict", "c.onnx", "new.npy", "-o", "few.csv", "--interval", "0.9", "--samples", "20", "--json")
+    report = json.loads(few.stdout)
+    assert report["intervals"]["y"].startswith("for an observation")
+    assert "keepdrop: 20 samples where the calibration had 200" in few.stderr and "UserWarning" not in few.stderr
+    raw = run("predict", horizon_path, "new.npy", "-o", "raw.csv", "--interval", "0.9").output
+    assert "y: intervals are of the samples; where observations fall is measured by keepdrop calibrate" in raw
+    refused = run("predict", horizon_path, "new.npy", "-o", "no.csv", "--above", "25", code=1)
+    assert "is not calibrated" in refused.output and not Path("no.csv").exists()
+
+
 def test_classes(run, classifier, classified) -> None:
     x, y = classified(500)
     Path("classes.onnx").write_bytes(classifier.to_bytes())
@@ -123,6 +146,11 @@ def test_classes(run, classifier, classified) -> None:
     assert "temperature 0." in told and "slope" in told
     told = run("evaluate", "c.onnx", "x.npy", "--targets", "y.npz").output
     assert "labels a set" in told and "ECE" in told
+    run("predict", "c.onnx", "x.npy", "-o", "out.npz", "--interval", "0.9")
+    found = np.load("out.npz")
+    assert found["mood/probability"].shape == found["mood/set_0.9"].shape == (500, 3)
+    assert found["alarm/set_0.9"].shape == (500, 3, 2)
+    run("predict", "c.onnx", "x.npy", "-o", "out.csv", "--interval", "0.9")
 
 
 @pytest.mark.parametrize(

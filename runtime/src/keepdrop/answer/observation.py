@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from keepdrop.artifact.metadata import MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
+from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.calibration import classes
 from keepdrop.calibration.conformal import ROUNDING, TAUS, Floats, Spread, band, score_moments, score_probability
 from keepdrop.calibration.record import LEAST_SHARE, Calibration, Classes
@@ -239,11 +239,9 @@ def observed(prediction: Prediction, calibration: Optional[Calibration]) -> Unio
             f"{what} is not calibrated: its samples say how much the model varies, not where an observation falls; "
             "calibrate it with `keepdrop calibrate ARTIFACT LABELLED -o CALIBRATED` (keepdrop.calibrate in Python)"
         )
-    expected = (of.kind,) if isinstance(of, Classes) else (VALUE, MEAN, MEAN_LOGVAR)
-    if kind not in expected:
-        raise InputError(
-            f"output {name!r} was calibrated as {expected[0]!r} and is declared {kind!r}; leave heads= out"
-        )
+    if not of.is_of(kind):
+        was = of.kind if isinstance(of, Classes) else VALUE
+        raise InputError(f"output {name!r} was calibrated as {was!r} and is declared {kind!r}; leave heads= out")
     _check_samples(prediction, calibration)
     basis = calibration.words(name)
     if isinstance(of, Classes):

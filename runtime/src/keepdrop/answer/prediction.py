@@ -144,6 +144,12 @@ class Prediction:
         return observed(self, self.calibration)
 
     @property
+    def is_calibrated(self) -> bool:
+        """Whether ``observation`` has an answer: the artifact keeps what labelled rows said of this output."""
+        of = None if self.calibration is None else self.calibration.of(self.head.output)
+        return of is not None and of.is_of(self.head.kind)
+
+    @property
     def exact_mean(self) -> NDArray[np.float64]:
         """``mean`` before it is rounded to the dtype of the samples."""
         return self._moments.mean

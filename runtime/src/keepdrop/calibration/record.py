@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from keepdrop.artifact.metadata import CALIBRATION_KEY, SIGMOID, SOFTMAX, Tensor, decoded
+from keepdrop.artifact.metadata import CALIBRATION_KEY, MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE, Tensor, decoded
 from keepdrop.errors import ArtifactError
 
 from .conformal import KNOTS, LEVEL, TAUS, TOLERANCE, most_level
@@ -57,6 +57,10 @@ class Values:
     which: tuple[int, ...]
     scores: tuple[Scores, ...]
 
+    def is_of(self, kind: str) -> bool:
+        """Whether it is of an output with such a head."""
+        return kind in (VALUE, MEAN, MEAN_LOGVAR)
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -75,6 +79,10 @@ class Classes:
     temperature: Optional[float] = None
     slope: tuple[float, ...] = ()
     offset: tuple[float, ...] = ()
+
+    def is_of(self, kind: str) -> bool:
+        """Whether it is of an output with such a head."""
+        return kind == self.kind
 
 
 OfOutput = Union[Values, Classes]

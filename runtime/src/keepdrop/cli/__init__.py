@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import IO, Any, Optional
+import warnings
+from typing import IO, Any, Optional, Union
 
 import click
 
@@ -62,10 +63,16 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the verb; every error of ours is one message and exit code 1, every interrupt one and a shell's code."""
         try:
-            with ending_by_signal(lambda: "nothing was written"):
+            with ending_by_signal(lambda: "nothing was written"), warnings.catch_warnings():
+                warnings.showwarning = _told
                 return super().invoke(ctx)
         except KeepdropError as error:
             raise Refused(spelled(str(error), ctx.meta.get(VERB) or self)) from error
+
+
+def _told(message: Union[Warning, str], category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning as the command shows it: one line on stderr, without the line of code that it came from."""
+    click.echo(f"keepdrop: {message}", err=True)
 
 
 def _load_exporter_verb(name: str) -> click.Command:

@@ -14,7 +14,7 @@ import click
 
 from keepdrop import __version__
 from keepdrop.files import outputs
-from keepdrop.files.job import Averages, Job, Question, identity
+from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, identity
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.run.session import ONNXRUNTIME_VERSION
 
@@ -129,6 +129,15 @@ def summary(averages: Averages) -> list[str]:
     if averages.unanswered:
         lines.append(f"{averages.unanswered} rows have no answer, and the reason why")
     return lines
+
+
+def intervals(job: Job) -> list[str]:
+    """What the intervals are: of the samples, or where an observation falls."""
+    return [
+        f"{name}: intervals are {basis}"
+        + ("; where observations fall is measured by keepdrop calibrate" if basis == OF_SAMPLES else "")
+        for name, basis in job.basis().items()
+    ]
 
 
 def _long(seconds: float) -> str:

@@ -85,7 +85,8 @@ interval_option = click.option(
     type=Share(),
     multiple=True,
     metavar="LEVEL",
-    help="Write the central interval of this level too, such as 0.9; can be repeated.",
+    help="Write the central interval of this level too, such as 0.9: for an observation where the artifact is "
+    "calibrated, otherwise of the samples; can be repeated.",
 )
 samples_option = click.option(
     "--samples", type=click.IntRange(1), help="Samples of every row. [default: what the artifact says]"

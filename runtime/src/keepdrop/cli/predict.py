@@ -14,7 +14,7 @@ import click
 from keepdrop.errors import InputError
 from keepdrop.files import outputs, targets
 from keepdrop.files.gaps import Missing
-from keepdrop.files.job import Averages, Job, Question, Span
+from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, Span
 from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import is_stream, standard_input
 from keepdrop.files.several import expanded
@@ -77,6 +77,14 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @samples_option
 @click.option("--seed", type=INT64, default=0, show_default=True, help="Any int64; the same seed, the same samples.")
 @interval_option
+@click.option(
+    "--above",
+    type=float,
+    multiple=True,
+    metavar="THRESHOLD",
+    help="Write the probability that an observation is above it, in the output's unit; of a calibrated ARTIFACT.",
+)
+@click.option("--below", type=float, multiple=True, metavar="THRESHOLD", help="The same, that it is below.")
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
 @click.option(
     "--standard-error",
@@ -149,6 +157,7 @@ def predict(
     Example:
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
       keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
+      keepdrop predict calibrated.onnx readings.csv --window 48 -o out.csv --interval 0.9 --above 80
       keepdrop predict forecaster.onnx sensors/ --window 48 --id station --order time -o out.parquet
       keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
       head -n 100 readings.csv | keepdrop predict forecaster.onnx - --window 48
@@ -190,7 +199,8 @@ def predict(
                 if plots and plot:
                     title = f"{artifact.name} on {source.name}: {finished.rows:,} rows x "
                     title += answering.samples(question, averages)
-                    plots.draw(plot, finished, question.levels, title, job.heads)
+                    observed = [name for name, words in job.basis().items() if words != OF_SAMPLES]
+                    plots.draw(plot, finished, question.levels, title, job.heads, observed)
             if resume:
                 answering.work_file(output).unlink()
     report = {
@@ -205,6 +215,7 @@ def predict(
         **({"columns": source.features} if source.features else {}),
         **({"read_with": source.manner} if source.manner else {}),
         "seconds": round(time.perf_counter() - start, 6),
+        **({"intervals": job.basis()} if question.levels else {}),
         "outputs": averages.by_output(),
         **({"plot": str(plot)} if plot else {}),
     }
@@ -214,6 +225,7 @@ def predict(
         *([f"columns: {', '.join(source.features)}"] if source.features else []),
         *([f"read with {source.manner}"] if source.manner else []),
         *answering.summary(averages),
+        *(answering.intervals(job) if question.levels else []),
         *([] if output == PIPE else [f"wrote {output}"]),
         *([f"drew {plot}"] if plot else []),
     ]

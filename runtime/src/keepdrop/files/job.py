@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.prediction import Prediction, interval_quantiles
 from keepdrop.artifact.metadata import Metadata
+from keepdrop.calibration.record import Values
 from keepdrop.errors import InputError, TooLarge
 from keepdrop.model import Model
 from keepdrop.run.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
@@ -33,6 +34,10 @@ from .sources import Source
 # What a piece may take on one thread of the machine that exported, and its inputs and samples in memory.
 PIECE_SECONDS = 2.0
 PIECE_BYTES = 64 << 20
+# What an interval is where nothing was calibrated.
+OF_SAMPLES = "of the samples"
+# The centre of an observation's distribution.
+MEDIAN = 0.5
 # What a row is taken to need, at most, where it stops by itself.
 EXPECTED_SAMPLES = 256
 # Bytes of an element of an input or a sample at its peak: as float64, or sorted for quantiles beside the original.
@@ -43,7 +48,8 @@ BYTES_AN_ELEMENT = 8
 class Question:
     """What is asked of every row.
 
-    `samples` is the number for every row, or the most where a rule or a deadline ends sooner; `heads` as in `predict`.
+    `samples` is the number for every row, or the most where a rule or a deadline ends sooner; `heads` as in `predict`;
+    `above` and `below` are thresholds of which a calibrated artifact tells the probability.
     """
 
     samples: int
@@ -56,6 +62,8 @@ class Question:
     confidence: float = 0.99
     deadline_ms: Optional[float] = None
     heads: Optional[Heads] = None
+    above: tuple[float, ...] = ()
+    below: tuple[float, ...] = ()
 
     @property
     def adapts(self) -> bool:
@@ -107,6 +115,17 @@ class Job:
         if cost is None or self.rows is None or self._question.adapts:
             return None
         return cost.sample * self._question.samples * self.rows
+
+    def basis(self) -> dict[str, str]:
+        """What the intervals of each output are, in words."""
+        record = self._model.calibration
+        found = {}
+        for head in self.heads:
+            of = None if record is None else record.of(head.output)
+            observes = isinstance(of, Values) and of.is_of(head.kind)
+            words = f"for an observation, {record.words(head.output)}" if record and observes else OF_SAMPLES
+            found[head.output] = words
+        return found
 
     def described(self) -> dict[str, Any]:
         """What the answers depend on beside the artifact, the source's content and the device, by parameter."""
@@ -163,6 +182,7 @@ class Job:
         question = self._question
         ids = self._ids(position, rows)
         numbers = [q for level in question.levels for q in interval_quantiles(level)]
+        numbers += [MEDIAN] if self._model.calibration else []
         try:
             result = self._model.predict(
                 rows.inputs,
@@ -183,7 +203,7 @@ class Job:
         labels = {ROW: ids, **rows.labels, **(_reached(list(outputs.values()), len(rows)) if question.adapts else {})}
         fields = {Field(None, name): label for name, label in labels.items()}
         for name, prediction in outputs.items():
-            found = statistics(prediction, question.levels)
+            found = statistics(prediction, question.levels, question.above, question.below)
             fields.update({Field(name, statistic): values for statistic, values in found.items()})
         return fields
 
@@ -236,7 +256,7 @@ def _without(fields: Fields, labels: dict[str, NDArray[Any]]) -> Fields:
 class Averages:
     """Means over rows and elements, by output and statistic; what is not finite makes them None."""
 
-    UNAVERAGED = ("top", "decision", SAMPLES)
+    UNAVERAGED = ("top", "decision", "probability", SAMPLES)
 
     def __init__(self) -> None:
         self._sums: dict[Field, tuple[float, int]] = {}

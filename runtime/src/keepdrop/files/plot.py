@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -147,10 +147,18 @@ def check_target(target: Path) -> None:
     targets.check(target, SUFFIXES)
 
 
-def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads: Sequence[Head]) -> None:
+def draw(
+    target: Path,
+    work: Work,
+    levels: Sequence[float],
+    caption: str,
+    heads: Sequence[Head],
+    calibrated: Collection[str] = (),
+) -> None:
     """Draw every output: softmax heads as bars over classes, others as bands over rows, or over steps.
 
-    The bands are the intervals of `levels`, or two standard deviations to either side where there are none.
+    The bands are the intervals of `levels`, or two standard deviations to either side where there are none; those of
+    the outputs that are `calibrated` are for an observation.
     Log-variances are left out.
     """
     panels: list[_Panel] = []
@@ -158,7 +166,7 @@ def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads:
         if head.kind == LOGVAR:
             continue
         mean = work.array(Field(head.output, "mean"))
-        bands = _bands(work, head.output, mean, levels)
+        bands = _bands(work, head.output, mean, levels, head.output in calibrated)
         if head.kind == MEAN_LOGVAR:
             means = slice(0, mean.shape[-1] // 2)
             mean = mean[..., means]
@@ -171,13 +179,13 @@ def draw(target: Path, work: Work, levels: Sequence[float], caption: str, heads:
         _figure(panels, caption).savefig(file, format=target.suffix[1:].lower())
 
 
-def _bands(work: Work, output: str, mean: NDArray[Any], levels: Sequence[float]) -> list[_Band]:
+def _bands(work: Work, output: str, mean: NDArray[Any], levels: Sequence[float], calibrated: bool) -> list[_Band]:
     if not levels:
         spread = 2 * work.array(Field(output, "std"))
         return [_Band("mean ± 2 standard deviations of the samples", mean - spread, mean + spread)]
     return [
         _Band(
-            f"{_percent(level)} of the samples",
+            f"{_percent(level)} {'for an observation' if calibrated else 'of the samples'}",
             work.array(Field(output, f"low_{level}")),
             work.array(Field(output, f"high_{level}")),
         )
