@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keepdrop
 
-PYPROJECT = Path(__file__).parents[2] / "runtime" / "pyproject.toml"
+TOP = Path(__file__).parents[2]
 
 # Loads the heavy dependencies first: what they pull in is theirs, what comes on top is ours.
 PROBE = """
@@ -39,8 +39,11 @@ def test_public_names() -> None:
     assert all(hasattr(keepdrop, name) for name in names)
 
 
-def test_the_version_is_the_distributions() -> None:
-    assert re.search(r'^version = "(.*)"', PYPROJECT.read_text(), re.MULTILINE).group(1) == keepdrop.__version__
+def test_the_version_has_one_owner() -> None:
+    runtime, exporter = (TOP / name / "pyproject.toml" for name in ("runtime", "exporter"))
+    assert 'version = { attr = "keepdrop.__version__" }' in runtime.read_text()
+    assert re.findall(r'^version = "(.*)"', exporter.read_text(), re.MULTILINE) == [keepdrop.__version__]
+    assert re.findall(r'"keepdrop==(.*?)"', exporter.read_text()) == [keepdrop.__version__]
 
 
 def test_only_session_imports_onnxruntime_and_only_the_command_imports_click() -> None:
