@@ -13,8 +13,8 @@ model = keepdrop.load(sys.argv[1], threads=1, memory="200MB")  # neither is need
 shape = model.metadata.inputs[0].shape[1:]
 print(f"{model.metadata.inputs[0].name} {list(shape)}, {model.metadata.draws_per_row} draws a row")
 
-# What the sensor delivers, in the shape the model was trained on: [batch, ...].
-x = np.zeros((2, *(size or 10 for size in shape)), np.float32)
+# Here stands what the sensor delivers, in the shape the model was trained on: [batch, ...].
+x = np.random.default_rng(0).standard_normal((2, *(size or 10 for size in shape))).astype(np.float32)
 p = model.predict(x, samples=100, seed=7)
 low, high = p.interval(0.9)
 for row in range(len(x)):

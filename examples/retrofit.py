@@ -29,10 +29,9 @@ p = keepdrop.load("level.onnx").predict(x[:4], samples=200)
 for mean, std, plain in zip(p.mean[:, 0], p.std[:, 0], model.predict(x[:4], verbose=0)[:, 0]):
     print(f"{mean:6.2f} ± {std:.2f}   without dropout {plain:6.2f}")
 
-# The same as a stock Keras model, for those who go on in Keras; with_dropout=... of a model in memory does it too.
+# The same as a stock Keras model, for those who go on in Keras.
 changed = keepdrop_exporter.with_dropout(model, rates)
 changed.save("with_dropout.keras")
-print(
-    "rates now: "
-    + ", ".join(f"{layer.name} {layer.dropout:g}" for layer in changed.layers if hasattr(layer, "dropout"))
-)
+for layer in changed.layers:
+    if hasattr(layer, "dropout"):
+        print(f"rates now: {layer.name} {layer.dropout:g} and {layer.recurrent_dropout:g}")
