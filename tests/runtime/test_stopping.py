@@ -249,6 +249,8 @@ def test_samples_beyond_their_bounds_are_told() -> None:
     np.testing.assert_array_equal(scaled(np.array([-1.0, 0, 3 + 1e-9]), (-1, 3), HEAD), [0, 0.25, 1])
     with pytest.raises(InputError, match="output 'y' gave samples from 0 to 1.5, beyond the bounds 0 and 1"):
         scaled(np.array([0, 1.5]), (0, 1), HEAD)
+    with pytest.raises(InputError, match="output 'y' gave samples from -0.5 to 1, beyond the bounds 0 and 1"):
+        scaled(np.array([-0.5, 1]), (0, 1), HEAD)
 
 
 @pytest.mark.parametrize(
