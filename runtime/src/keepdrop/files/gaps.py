@@ -17,10 +17,14 @@ Missing = Union[str, int]
 
 
 class Hold:
-    """The last value stands in for a missing one, at most `steps` lines on and within consecutive lines of one id."""
+    """The last value stands in for a missing one, at most `steps` lines on and within consecutive lines of one id.
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    `steps` is a number for all columns, or one for each.
+    """
+
+    def __init__(self, steps: Union[int, Sequence[int]]) -> None:
+        self._steps = np.asarray(steps, np.int64)
+        self._most = int(np.max(self._steps, initial=0))
         self._numbers: Optional[NDArray[np.float64]] = None  # [up to steps, columns] of the lines before, with gaps
         self._ids: Optional[NDArray[np.int64]] = None
 
@@ -31,11 +35,14 @@ class Hold:
         ids = readings.ids
         if ids is not None and self._ids is not None:
             ids = np.concatenate([self._ids, ids])
-        self._numbers, self._ids = numbers[-self._steps :], None if ids is None else ids[-self._steps :]
+        kept = slice(max(0, len(numbers) - self._most), None)
+        self._numbers, self._ids = numbers[kept], None if ids is None else ids[kept]
         return readings._replace(numbers=_filled(numbers, ids, self._steps)[len(numbers) - new :])
 
 
-def _filled(numbers: NDArray[np.float64], ids: Optional[NDArray[np.int64]], steps: int) -> NDArray[np.float64]:
+def _filled(
+    numbers: NDArray[np.float64], ids: Optional[NDArray[np.int64]], steps: NDArray[np.int64]
+) -> NDArray[np.float64]:
     known = ~np.isnan(numbers)  # [lines, columns]
     lines = np.arange(len(numbers))[:, np.newaxis]
     last = np.maximum.accumulate(np.where(known, lines, -1), axis=0)
