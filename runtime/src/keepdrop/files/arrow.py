@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Optional
 
@@ -35,6 +35,7 @@ class ParquetReader:
     """A Parquet file as a :class:`~keepdrop.files.reader.Reader`; its lines are rows, counted from 0."""
 
     manner = ""
+    of_rows = True
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -46,6 +47,8 @@ class ParquetReader:
             self.columns = tuple("" if n.startswith("__index_level_") else n for n in self._schema.names)
             self.dated = frozenset(f.name for f in self._schema if pyarrow.types.is_temporal(f.type))
             self._count = int(file.metadata.num_rows)
+        units = {f.name: (f.metadata or {}).get(b"unit") for f in self._schema}
+        self.units = {name: unit.decode("utf-8", "replace") for name, unit in units.items() if unit}
         if not self._count:
             raise InputError(f"{self.name} has no row; give at least one")
 
@@ -204,17 +207,32 @@ def unpacked(path: Path) -> IO[bytes]:
     return stream
 
 
-def write(file: IO[bytes], pieces: Iterator[Mapping[str, NDArray[Any]]]) -> None:
-    """Columns [rows] by name, piece by piece; one row group for every `GROUP` rows."""
+def write(
+    file: IO[bytes],
+    pieces: Iterator[Mapping[str, NDArray[Any]]],
+    unit: Callable[[str], Optional[str]] = lambda name: None,
+) -> None:
+    """Columns [rows] by name, piece by piece, with their units; one row group for every `GROUP` rows."""
     writer: Any = None
     waiting: list[Any] = []
     for piece in pieces:
-        waiting.append(pyarrow.table(dict(piece)))
+        waiting.append(_with_units(pyarrow.table(dict(piece)), unit))
         writer = writer or pyarrow.parquet.ParquetWriter(file, waiting[0].schema)
         if sum(table.num_rows for table in waiting) >= GROUP:
             waiting = _flush(writer, waiting)
     _flush(writer, waiting)
     writer.close()
+
+
+def _with_units(table: Any, unit: Callable[[str], Optional[str]]) -> Any:
+    """The table whose fields have their unit as metadata; times of UTC have that zone."""
+    fields = []
+    for field in table.schema:
+        found = unit(field.name)
+        if found is not None and pyarrow.types.is_timestamp(field.type):
+            field = field.with_type(pyarrow.timestamp(field.type.unit, found))
+        fields.append(field if found is None else field.with_metadata({"unit": found}))
+    return table.cast(pyarrow.schema(fields))
 
 
 def _flush(writer: Any, waiting: list[Any]) -> list[Any]:

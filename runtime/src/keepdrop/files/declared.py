@@ -110,11 +110,11 @@ class DeclaredSource:
     def example(self) -> Any:
         """Zeros: that the columns fit the inputs is known already."""
         sizes = {name: of.window for name, of in self._table.inputs.items()}
-        shapes = {
-            name: (of.width,) if sizes[name] is None else (sizes[name], of.width)
-            for name, of in self._table.inputs.items()
-        }
-        return {name: np.zeros((1, *self._fitted(name, shape)), self._dtypes[name]) for name, shape in shapes.items()}
+        inputs = {}
+        for name, of in self._table.inputs.items():
+            lines = () if of.window is None else (of.window,)
+            inputs[name] = np.zeros((1, *self._fitted(name, (*lines, of.width))), self._dtypes[name])
+        return inputs
 
     def read(self, start: int, stop: Optional[int], size: int) -> Iterator[Rows]:
         """As :class:`~keepdrop.files.sources.Source` says."""

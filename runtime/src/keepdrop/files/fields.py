@@ -99,7 +99,7 @@ def columns(fields: Fields) -> Iterator[tuple[str, NDArray[Any]]]:
 
 def objects(fields: Fields) -> Iterator[dict[str, Any]]:
     """A JSON object a row: numbers, or nested lists where a row has several elements; null for what is not finite."""
-    listed = {field.column: _plain(_scalar(np.moveaxis(values, field.row_axis, 0))) for field, values in fields.items()}
+    listed = {field.column: plain(_scalar(np.moveaxis(values, field.row_axis, 0))) for field, values in fields.items()}
     for row in zip(*listed.values()):
         yield dict(zip(listed, row))
 
@@ -108,9 +108,16 @@ def _scalar(values: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(len(values)) if math.prod(values.shape[1:]) == 1 else values
 
 
-def _plain(values: NDArray[Any]) -> list[Any]:
+def written_times(times: NDArray[np.datetime64], zoned: bool) -> NDArray[np.str_]:
+    """Times as ISO 8601, with a Z where they are of UTC."""
+    whole = not (times.astype(np.int64) % 1_000_000).any()
+    return np.datetime_as_string(times, unit="s" if whole else "us", timezone="UTC" if zoned else "naive")
+
+
+def plain(values: NDArray[Any]) -> list[Any]:
+    """An array as lists of what JSON has: null for what is not finite."""
     if values.ndim > 1:
-        return [_plain(part) for part in values]
+        return [plain(part) for part in values]
     if values.dtype.kind != "f":
         return values.tolist()  # type: ignore[no-any-return]
     # By way of text: a float32 has fewer digits than the float64 of the same value.

@@ -20,6 +20,7 @@ from keepdrop.errors import InputError
 
 from . import gaps, opening
 from .arrays import ArraySource
+from .fields import written_times
 from .gaps import Hold, Missing
 from .lines import Dialect, Picked
 from .ordered import OrderedReader
@@ -301,7 +302,9 @@ class TableSource:
         if readings.ids is not None:
             labels[self._label(str(self._choice.id))] = readings.texts[str(self._choice.id)][last].astype(str)
         if readings.times is not None:
-            labels[self._label(str(self._selection.time))] = _written(readings.times[last], bool(self._reader.zoned))
+            labels[self._label(str(self._selection.time))] = written_times(
+                readings.times[last], bool(self._reader.zoned)
+            )
         rows = Rows(None if readings.ids is None else readings.ids[:count], numbers, labels, why)
         if readings.ids is not None and window > 1:
             series = np.concatenate([[0], np.cumsum(readings.ids[1:] != readings.ids[:-1])])  # [lines]
@@ -398,12 +401,6 @@ def _fitted(tensor: Tensor, shape: tuple[int, ...]) -> Optional[tuple[int, ...]]
     if len(sizes) == len(want) and np.prod(shape) == np.prod(sizes) and (len(shape) == 1 or shape[-1] == 1):
         return sizes
     return None
-
-
-def _written(times: NDArray[np.datetime64], zoned: bool) -> NDArray[np.str_]:
-    """Times as ISO 8601, with a Z where they are of UTC."""
-    whole = not (times.astype(np.int64) % 1_000_000).any()
-    return np.datetime_as_string(times, unit="s" if whole else "us", timezone="UTC" if zoned else "naive")
 
 
 class ExampleSource:
