@@ -20,9 +20,9 @@ ORDER = [
     "answer",
     "until",
     "stream",
+    "files",
     "model",
     "labelled",
-    "files",
     "service",
     "cli",
 ]
@@ -83,7 +83,7 @@ def test_an_arrow_back_would_be_seen() -> None:
         "answer/heads.py": "def f():\n    from ..cli import options",
         "artifact/check.py": "import keepdrop.model",
         "errors.py": "from . import until",
-        "files/job.py": "from keepdrop.model import Model\nfrom .fields import Field\nimport numpy",
+        "labelled/rows.py": "from keepdrop.model import Model\nfrom .fields import Field\nimport numpy",
         "stream/rows.py": "from keepdrop import Prediction",
     }
     assert arrows_back(planted) == [

@@ -75,7 +75,7 @@ def test_two_inputs_are_named() -> None:
         ({"missing": "hold 0"}, "'hold 0' is no rule"),
         ({"time": {"column": "date", "step": "an hour"}}, "a step of 'an hour' is none that is known here"),
         ({"outputs": {"target": "temp", "ahead": [2, 1]}}, r"give steps that grow, such as \[1, 2, 3\]"),
-        ({"outputs": {"target": "temp", "ahead": -1}}, "give a whole number, 0 or more"),
+        ({"outputs": {"target": "temp", "ahead": -1}}, "give a whole number from 0 to 100,000"),
         ({"outputs": {"target": "temp", "labels": ["a", "a"]}}, "a name twice"),
     ],
 )

@@ -16,7 +16,7 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.answer.results import Answers, Samples, of_outputs
-from keepdrop.artifact.metadata import CALIBRATION_KEY, Head, Metadata
+from keepdrop.artifact.metadata import CALIBRATION_KEY, TABLE_KEY, Head, Metadata
 from keepdrop.artifact.properties import with_properties
 from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
@@ -27,6 +27,7 @@ from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
 from keepdrop.stream.steps import Steps
 from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, steps_of
+from keepdrop.table import Table, fitted
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -117,6 +118,7 @@ class Model(Generic[Samples, Answers]):
     ) -> None:
         self._session = session
         self._calibration = _stored(session)
+        self._table = _declared(session)
         self._threads = threads
         self._budget = budget or Budget()
         self._named = by_output
@@ -144,6 +146,11 @@ class Model(Generic[Samples, Answers]):
     def calibration(self) -> Optional[Calibration]:
         """What calibrated the artifact; None where nothing did."""
         return self._calibration
+
+    @property
+    def table(self) -> Optional[Table]:
+        """What columns of readings mean to it, and its outputs to the user; None where the artifact does not say."""
+        return self._table
 
     def with_calibration(self, calibration: Optional[Calibration]) -> Model[Samples, Answers]:
         """The same artifact with another calibration, or with none: shares all but that with this one."""
@@ -282,6 +289,61 @@ class Model(Generic[Samples, Answers]):
             found = [replace(prediction, calibration=self._calibration) for prediction in found]
         answers: Answers = of_outputs(self._outputs, paired(found), self._named)
         return answers
+
+    def predict_table(
+        self,
+        frame: Any,
+        *,
+        interval: Union[float, Sequence[float]] = (),
+        samples: Optional[int] = None,
+        seed: int = 0,
+        last: bool = False,
+        wide: bool = False,
+        table: Optional[Table] = None,
+    ) -> dict[str, NDArray[Any]]:
+        """Forecasts from raw readings, as columns by name: ``pandas.DataFrame(model.predict_table(frame))``.
+
+        A line for each window of consecutive rows of a series, and for each step ahead of a horizon: the time it is
+        for (UTC where the readings' times have a zone), the series, the steps ahead, and mean, std and intervals of
+        each output, in the units of :attr:`table`.
+
+        Parameters
+        ----------
+        frame
+            A pandas or polars frame, a pyarrow table or a dict of arrays, with the columns that :attr:`table` names, in
+            any order, among others. An index of times will do as the column of times. Rows of a series are in the
+            order of their times; those of several series may be mixed.
+        interval
+            Levels of central intervals, such as 0.9: columns ``low_0.9`` and ``high_0.9``.
+        samples, seed
+            As in :meth:`sample`; a row's id is its position among the windows, or that of its series.
+        last
+            Only the newest window of each series: the forecast from now on.
+        wide
+            Columns for the steps of a horizon instead of lines.
+        table
+            What the columns mean, where the artifact does not say it or says it otherwise.
+
+        Raises
+        ------
+        InputError
+            The artifact has no table, a column is missing or in another unit, a cell is no number or empty where the
+            table refuses that, times run back or skip; the text names row and column.
+        TooLarge
+            What a piece holds does not fit in the memory budget.
+        """
+        from keepdrop.files.in_memory import answered  # for those who have tables
+
+        declared = (
+            self._table if table is None else fitted(table, self.metadata.inputs, self.metadata.outputs, self._heads)
+        )
+        if declared is None:
+            raise InputError(
+                "the artifact does not say what columns mean; give table=keepdrop.Table(...), or export it with one"
+            )
+        levels = (interval,) if isinstance(interval, (int, float)) else tuple(interval)
+        drawn = checked_drawn(self.metadata, samples, seed, 0)
+        return answered(self, self._heads, declared, frame, levels, drawn.samples, seed, last, wide)
 
     def stream(
         self,
@@ -449,3 +511,15 @@ def _stored(session: AnySession) -> Optional[Calibration]:
         return Calibration.from_json(text, session.metadata.outputs)
     except ArtifactError as error:
         raise ArtifactError(f"{session.path}: {error}") from error
+
+
+def _declared(session: AnySession) -> Optional[Table]:
+    """What the artifact says of tables, completed by what it says of itself."""
+    text = session.properties.get(TABLE_KEY)
+    if text is None:
+        return None
+    metadata = session.metadata
+    try:
+        return fitted(Table.from_json(text), metadata.inputs, metadata.outputs, metadata.heads)
+    except InputError as error:
+        raise ArtifactError(f"{session.path}: its {TABLE_KEY!r} does not fit it: {error}; export it again") from error

@@ -143,7 +143,7 @@ class Times:
         for place, cell in enumerate(cells):
             try:
                 found[place], zoned = read(cell)
-            except (TypeError, ValueError, OverflowError):
+            except (AttributeError, TypeError, ValueError, OverflowError):  # of a number where text belongs, or None
                 raise ValueError(place, f"not {self._described()}") from None
             if self.zoned is None:
                 self.zoned = zoned

@@ -46,7 +46,7 @@ class DeclaredSource:
     def __init__(self, reader: Reader, table: Table, inputs: Sequence[Tensor], skip: bool = False) -> None:
         self.name = reader.name
         self._reader = reader
-        self._table = table
+        self._table = self.table = table
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in inputs}
         self._shapes = {tensor.name: tensor.shape for tensor in inputs}
         self._window = table.window or 1
@@ -109,7 +109,6 @@ class DeclaredSource:
 
     def example(self) -> Any:
         """Zeros: that the columns fit the inputs is known already."""
-        sizes = {name: of.window for name, of in self._table.inputs.items()}
         inputs = {}
         for name, of in self._table.inputs.items():
             lines = () if of.window is None else (of.window,)
@@ -152,15 +151,15 @@ class DeclaredSource:
             return
         steps = np.diff(readings.times)
         same = np.ones(len(steps), bool) if readings.ids is None else readings.ids[1:] == readings.ids[:-1]
-        wrong = steps <= np.timedelta64(0)
+        same[[place - 1 for place in readings.problems if place > 0]] = False
+        back = same & (steps <= np.timedelta64(0))
+        other = np.zeros(len(steps), bool)
         if self._step is not None:
-            wrong |= steps % self._step != np.timedelta64(0)
-            if self._table.missing == REFUSE:
-                wrong |= steps != self._step
-        wrong &= same
-        wrong[[place - 1 for place in readings.problems if place > 0]] = False
-        if wrong.any():
-            raise InputError(self._wrong_step(readings, int(np.argmax(wrong)) + 1, steps))
+            other = steps % self._step != np.timedelta64(0) if self._table.missing != REFUSE else steps != self._step
+        # Lines that are not sorted are told of first: of them one skips, and another runs back.
+        for wrong in (back, same & other):
+            if wrong.any():
+                raise InputError(self._wrong_step(readings, int(np.argmax(wrong)) + 1, steps))
 
     def _wrong_step(self, readings: Readings, place: int, steps: NDArray[np.timedelta64]) -> str:
         assert readings.times is not None and self._table.time is not None

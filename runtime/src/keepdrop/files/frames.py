@@ -116,10 +116,9 @@ class FrameReader:
                 moments = times.read(array.tolist())
             except ValueError as error:
                 place, why = error.args
-                raise InputError(
-                    f"{self.name}, row {place} (from 0), column {column!r} holds {array[place]!r}, {why}; mend it, or "
-                    "say how times are written"
-                ) from None
+                shown = "is empty" if _is_null(array[place]) else f"holds {array[place]!r}, {why}"
+                where = f"{self.name}, row {place} (from 0), column {column!r}"
+                raise InputError(f"{where} {shown}; mend it, or say how times are written") from None
             self.zoned = times.zoned
         if np.isnat(moments).any():
             row = int(np.argmax(np.isnat(moments)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ from keepdrop.answer.prediction import Prediction, interval_quantiles
 from keepdrop.artifact.metadata import Metadata
 from keepdrop.calibration.record import Values
 from keepdrop.errors import InputError, TooLarge
-from keepdrop.model import Model
 from keepdrop.run.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
 from keepdrop.run.request import INT64, check, elements
 from keepdrop.until.stopping import Rule, decided, standard_error, watched
@@ -42,6 +41,17 @@ MEDIAN = 0.5
 EXPECTED_SAMPLES = 256
 # Bytes of an element of an input or a sample at its peak: as float64, or sorted for quantiles beside the original.
 BYTES_AN_ELEMENT = 8
+
+
+class Answerer(Protocol):
+    """What answers for rows: a :class:`keepdrop.Model`, which stands above this folder."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """The artifact's."""
+
+    def predict(self, *args: Any, **options: Any) -> Any:
+        """As ``keepdrop.Model.predict``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class Span:
 class Job:
     """Answers to `question` for the rows of `source` within `span`, `size` of them a piece."""
 
-    def __init__(self, model: Model, source: Source, question: Question, span: Span, size: Optional[int]) -> None:
+    def __init__(self, model: Answerer, source: Source, question: Question, span: Span, size: Optional[int]) -> None:
         self._model = model
         self._source = source
         self._question = question
@@ -174,9 +184,10 @@ class Job:
         found = self._sampled(
             position, dataclasses.replace(some, ids=self._ids(position, rows)[_places(answered)]), progress
         )
-        fields = {field: _spread(values, answered, field) for field, values in found.items()}
         labels = {ROW: self._ids(position, rows), **rows.labels, REASON: rows.reasons.astype(str)}
-        return {**{Field(None, name): label for name, label in labels.items()}, **_without(fields, labels)}
+        fields = {Field(None, name): label for name, label in labels.items()}
+        figures = {field: values for field, values in found.items() if field not in fields}
+        return {**fields, **{field: _spread(values, answered, field) for field, values in figures.items()}}
 
     def _sampled(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
         question = self._question
@@ -245,12 +256,6 @@ def _spread(values: NDArray[Any], answered: NDArray[np.bool_], field: Field) -> 
     if answered.any():
         spread[(slice(None),) * field.row_axis + (answered,)] = values
     return spread
-
-
-def _without(fields: Fields, labels: dict[str, NDArray[Any]]) -> Fields:
-    return {
-        field: values for field, values in fields.items() if field.output is not None or field.statistic not in labels
-    }
 
 
 class Averages:

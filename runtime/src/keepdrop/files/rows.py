@@ -44,16 +44,17 @@ def grouped(parts: Iterator[Rows], size: int) -> Iterator[Rows]:
         length += len(part)
         if length < size:
             continue
-        together = _together(waiting)
+        whole = together(waiting)
         for start in range(0, length - size + 1, size):
-            yield together.cut(slice(start, start + size))
+            yield whole.cut(slice(start, start + size))
         length %= size
-        waiting = [together.cut(slice(len(together) - length, len(together)))] if length else []
+        waiting = [whole.cut(slice(len(whole) - length, len(whole)))] if length else []
     if length:
-        yield _together(waiting)
+        yield together(waiting)
 
 
-def _together(parts: Sequence[Rows]) -> Rows:
+def together(parts: Sequence[Rows]) -> Rows:
+    """Several as one."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0]

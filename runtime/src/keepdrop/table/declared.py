@@ -44,6 +44,9 @@ CYCLES = {
 }
 _OTHER_NAMES = {"weekday": "day_of_week", "dayofweek": "day_of_week", "dayofyear": "day_of_year"}
 
+# The longest window and horizon: what a file says is read into memory, whoever wrote it.
+MOST_LINES = 100_000
+
 # The name of the only input, or the only output, as long as it is not said.
 ONLY = ""
 
@@ -253,13 +256,10 @@ class Table:
             "time": None if self.time is None else _plain(self.time),
             "id": self.id,
             "missing": self.missing,
-            "inputs": {
-                name: {"columns": [_plain(column) for column in of.columns], "window": of.window}
-                for name, of in self.inputs.items()
-            },
-            "outputs": {name: _plain(target) for name, target in self.outputs.items()},
+            "inputs": _unnamed({name: _plain_input(of) for name, of in self.inputs.items()}),
+            "outputs": _unnamed({name: _plain(target) for name, target in self.outputs.items()}),
         }
-        return json.dumps({k: v for k, v in fields.items() if v is not None}, ensure_ascii=False)
+        return json.dumps({k: v for k, v in fields.items() if v}, ensure_ascii=False)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -374,7 +374,7 @@ def _column(value: Any, where: str) -> AnyColumn:
 
 
 def _cyclic(value: Mapping[str, Any], where: str) -> Cyclic:
-    name = _OTHER_NAMES.get(value["cyclic"], value["cyclic"]) if isinstance(value["cyclic"], str) else value["cyclic"]
+    name = _OTHER_NAMES.get(str(value["cyclic"]), str(value["cyclic"]))
     if name not in CYCLES:
         raise InputError(f"{where} is {_shown(dict(value))}; a cycle is one of {', '.join(CYCLES)}")
     period = value.get("period")
@@ -420,7 +420,7 @@ def _target(output: str, value: Any, where: str) -> Target:
 
 
 def _ahead(value: Any, where: str) -> tuple[int, ...]:
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", value)):
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,6})\s*\.\.\s*(\d{1,6})\s*", value)):
         value = range(int(match[1]), int(match[2]) + 1)
     if isinstance(value, str) or not isinstance(value, Iterable):
         return (_whole(value, where, 0),)
@@ -473,15 +473,24 @@ def _optional_text(value: Any, where: str) -> Optional[str]:
 
 
 def _whole(value: Any, where: str, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{where} is {_shown(value)}; give a whole number, {least} or more")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not least <= value <= MOST_LINES:
+        raise InputError(f"{where} is {_shown(value)}; give a whole number from {least} to {MOST_LINES:,}")
     return int(value)
+
+
+def _unnamed(of: dict[str, Any]) -> Any:
+    return of.get(ONLY, of)
+
+
+def _plain_input(of: InputColumns) -> dict[str, Any]:
+    window = {} if of.window is None else {"window": of.window}
+    return {"columns": [_plain(column) for column in of.columns], **window}
 
 
 def _plain(of: Any) -> dict[str, Any]:
     """The fields that say something, tuples as lists."""
     fields = dataclasses.asdict(of)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v is not None}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items() if v not in (None, "")}
 
 
 def _shown(value: Any) -> str:

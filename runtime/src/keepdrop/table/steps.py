@@ -19,17 +19,25 @@ _MICROSECONDS = {
 }
 
 
+# A year: a horizon of such steps stays within what datetime64 holds.
+_LONGEST = 366 * 86_400_000_000
+
+
 def parsed_step(text: object) -> np.timedelta64:
     """The step of time that a text such as "1h" or "15min" names.
 
     Raises
     ------
     InputError
-        It is no number above 0 with one of the units ms, s, min, h, d, w.
+        It is no number above 0 with one of the units ms, s, min, h, d, w, or more than a year.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)?\s*(ms|s|min|h|d|w)\s*", text.lower()) if isinstance(text, str) else None
+    match = (
+        re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)?\s*(ms|s|min|h|d|w)\s*", text.lower())
+        if isinstance(text, str)
+        else None
+    )
     microseconds = float(match[1] or 1) * _MICROSECONDS[match[2]] if match else 0.0
-    if microseconds < 1 or microseconds != int(microseconds):
+    if not 1 <= microseconds <= _LONGEST or microseconds != int(microseconds):
         raise InputError(
             f'a step of {text!r} is none that is known here; give a number and a unit such as "1h", "15min", "10s" or '
             f'"1d" (units: {", ".join(_MICROSECONDS)})'
