@@ -12,9 +12,9 @@ import click
 import numpy as np
 
 from keepdrop.errors import InputError
-from keepdrop.files import report as reports
 from keepdrop.files import targets as files
 from keepdrop.files.truths import LabelledRows
+from keepdrop.labelled import report as reports
 from keepdrop.labelled.calibrating import check_untrained, measured
 from keepdrop.labelled.evaluating import Evaluation, evaluated
 from keepdrop.labelled.rows import SAMPLES, Labelled, labelled

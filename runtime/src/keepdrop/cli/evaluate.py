@@ -9,9 +9,9 @@ from typing import Any, Optional
 
 import click
 
-from keepdrop.files import report as reports
 from keepdrop.files import targets as files
 from keepdrop.files.truths import LabelledRows
+from keepdrop.labelled import report as reports
 from keepdrop.labelled.evaluating import Evaluation, evaluated
 from keepdrop.labelled.rows import labelled
 from keepdrop.model import Model, load

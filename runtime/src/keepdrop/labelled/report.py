@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.labelled.evaluating import CALIBRATED, RAW, ClassFigures, Evaluation, OutputEvaluation, ValueFigures
-from keepdrop.labelled.tables import told
+from keepdrop.files import targets
 
-from . import targets
+from .evaluating import CALIBRATED, RAW, ClassFigures, Evaluation, OutputEvaluation, ValueFigures
+from .tables import told
 
 SUFFIXES = (".html", ".htm")
 WIDTH, HEIGHT = 860, 250
