@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.prediction import Prediction, interval_quantiles
 from keepdrop.artifact.metadata import Metadata
-from keepdrop.calibration.record import Values
+from keepdrop.calibration.record import Calibration, Values
 from keepdrop.errors import InputError, TooLarge
 from keepdrop.run.engine import MAX_BLOCK, UNKNOWN_SAMPLE, Progress
 from keepdrop.run.request import INT64, check, elements
@@ -49,6 +49,10 @@ class Answerer(Protocol):
     @property
     def metadata(self) -> Metadata:
         """The artifact's."""
+
+    @property
+    def calibration(self) -> Optional[Calibration]:
+        """What calibrated it."""
 
     def predict(self, *args: Any, **options: Any) -> Any:
         """As ``keepdrop.Model.predict``."""
