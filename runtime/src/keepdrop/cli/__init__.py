@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sys
 import warnings
 from typing import IO, Any, Optional, Union
@@ -68,6 +71,19 @@ class Commands(click.Group):
                 return super().invoke(ctx)
         except KeepdropError as error:
             raise Refused(spelled(str(error), ctx.meta.get(VERB) or self)) from error
+        except OSError as error:  # of standard output alone: whatever else is written says what it is
+            if error.errno == errno.EPIPE or error.filename is not None:
+                raise
+            _discard_standard_output()
+            raise Refused(f"cannot write to standard output ({error.strerror}); make room for it") from error
+
+
+def _discard_standard_output() -> None:
+    """What is still waiting to be written would fail once more while the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _told(message: Union[Warning, str], category: type[Warning], *_: Any, **__: Any) -> None:

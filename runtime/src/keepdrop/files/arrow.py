@@ -14,7 +14,7 @@ from keepdrop.errors import InputError
 
 from . import cells, opening
 from .lines import Header
-from .reader import CURE, Readings, Selection, column_index
+from .reader import CURE, MISSING_CURE, Readings, Selection, column_index
 
 try:
     import pyarrow
@@ -85,7 +85,10 @@ class ParquetReader:
                 yield batch
 
     def _opened(self) -> Any:
-        return pyarrow.parquet.ParquetFile(self._path)
+        try:
+            return pyarrow.parquet.ParquetFile(self._path, page_checksum_verification=True)
+        except TypeError:  # before pyarrow 13
+            return pyarrow.parquet.ParquetFile(self._path)
 
     def _check_types(self, selection: Selection) -> None:
         for column in selection.numbers:
@@ -125,7 +128,7 @@ class ParquetReader:
 
     def _refuse(self, found: Any, column: str, start: int, place: int, kind: str) -> None:
         shown = cells.found(found[place].as_py(), kind)
-        raise InputError(f"{self.name}, row {start + place} (from 0), column {column!r} {shown}; {CURE}")
+        raise InputError(f"{self.name}, row {start + place} (from 0), column {column!r} {shown}; {MISSING_CURE}")
 
     def _ids(self, batch: Any, column: str, first: int) -> NDArray[np.int64]:
         found = batch.column(column)
@@ -217,7 +220,7 @@ def write(
     waiting: list[Any] = []
     for piece in pieces:
         waiting.append(_with_units(pyarrow.table(dict(piece)), unit))
-        writer = writer or pyarrow.parquet.ParquetWriter(file, waiting[0].schema)
+        writer = writer or _writer(file, waiting[0].schema)
         if sum(table.num_rows for table in waiting) >= GROUP:
             waiting = _flush(writer, waiting)
     _flush(writer, waiting)
@@ -233,6 +236,13 @@ def _with_units(table: Any, unit: Callable[[str], Optional[str]]) -> Any:
             field = field.with_type(pyarrow.timestamp(field.type.unit, found))
         fields.append(field if found is None else field.with_metadata({"unit": found}))
     return table.cast(pyarrow.schema(fields))
+
+
+def _writer(file: IO[bytes], schema: Any) -> Any:
+    try:
+        return pyarrow.parquet.ParquetWriter(file, schema, write_page_checksum=True)
+    except TypeError:  # before pyarrow 12
+        return pyarrow.parquet.ParquetWriter(file, schema)
 
 
 def _flush(writer: Any, waiting: list[Any]) -> list[Any]:

@@ -91,9 +91,9 @@ def _whole(value: float) -> int:
 def row_id(text: str) -> int:
     """The row id that a text stands for, the same on every machine.
 
-    That of an integer (written without plus sign or leading zeros) that fits int64 is the integer itself. Any other
-    text, ``007`` too, has the first 53 bits of its SHA-256 in UTF-8, which every JSON reader keeps exactly. ValueError
-    for what is empty, or a number that is no integer.
+    That of an integer that fits int64 is the integer itself. Any other text, ``007`` too, has the first 53 bits of its
+    SHA-256 in UTF-8, which every JSON reader keeps exactly. ValueError for what is empty, or a number that is written
+    otherwise, such as ``1.5`` and ``+1``.
     """
     if _ID.fullmatch(text) and INT64.min <= int(text) <= INT64.max:
         return int(text)

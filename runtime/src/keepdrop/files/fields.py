@@ -109,9 +109,11 @@ def _scalar(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def written_times(times: NDArray[np.datetime64], zoned: bool) -> NDArray[np.str_]:
-    """Times as ISO 8601, with a Z where they are of UTC."""
-    whole = not (times.astype(np.int64) % 1_000_000).any()
-    return np.datetime_as_string(times, unit="s" if whole else "us", timezone="UTC" if zoned else "naive")
+    """Times as ISO 8601, with a Z where they are of UTC; empty where there is none."""
+    unknown = np.isnat(times)
+    whole = not (times[~unknown].astype(np.int64) % 1_000_000).any()
+    texts = np.datetime_as_string(times, unit="s" if whole else "us", timezone="UTC" if zoned else "naive")
+    return np.where(unknown, "", texts)
 
 
 def plain(values: NDArray[Any]) -> list[Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from keepdrop.errors import InputError
 
 from . import cells
-from .reader import CURE, Selection, column_index
+from .reader import MISSING_CURE, WRONG_CURE, Selection, column_index
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'", " ": "space"}
@@ -69,8 +69,6 @@ class Header:
             self.columns = tuple(self.object(number, line))
             return
         self.separator = dialect.separator or self._separator(number, line)
-        if self.separator == self.decimal:
-            raise InputError(f"separator= and decimal= are both {self.decimal!r}; give two different signs")
         self.columns = tuple(cell.strip() for cell in self.cells(number, line))
         self._check(number)
 
@@ -199,6 +197,26 @@ class Picked:
             found,
         )
 
+    def unread(self, number: int, found: Any, before: Optional[Line]) -> Line:
+        """A line that could not be read, without numbers: its id and time as far as they can be read.
+
+        Otherwise it counts to the series of the line before.
+        """
+        blank = self._blank()
+        texts = {column: "" for column in self.texts}
+        row = before.id if before else None
+        time: Any = None if self.time is None else np.datetime64("NaT", "us")
+        if isinstance(found, (list, dict)):
+            texts = {column: self._text(self._cell(found, i)) for column, i in self.texts.items()}
+            with contextlib.suppress(InputError):
+                row = row if self.id is None else self._id(number, self._cell(found, self.id))
+            with contextlib.suppress(InputError):
+                time = time if self.time is None else self._time(number, self._cell(found, self.time))
+        return Line([blank] * len(self.numbers), row, time, texts, None)
+
+    def _blank(self) -> Any:
+        return 0 if self.selection.integers else math.nan
+
     def ids(self, number: int, texts: Sequence[str]) -> list[int]:
         """The row ids of consecutive lines, the first of which has this number."""
         found = []
@@ -250,10 +268,11 @@ class Picked:
             pass
         column = self.header.columns[index]
         if isinstance(found, dict) and column not in found:
-            raise InputError(f"{self.header.name}, line {number} has no {column!r}; {CURE}")
+            raise InputError(f"{self.header.name}, line {number} has no {column!r}; {MISSING_CURE}")
         kind = "a whole number that fits int64" if self.selection.integers else "a finite number"
+        cure = MISSING_CURE if cells.is_missing(cell) else WRONG_CURE
         raise InputError(
-            f"{self.header.name}, line {number}, column {column!r} {cells.found(cell, kind, decimal)}; {CURE}"
+            f"{self.header.name}, line {number}, column {column!r} {cells.found(cell, kind, decimal)}; {cure}"
         )
 
     def _id(self, number: int, cell: Any) -> int:

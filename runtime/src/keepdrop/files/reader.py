@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 
 from keepdrop.errors import InputError
 
-CURE = "fill or drop such lines first, or see missing="
+CURE = "fill or drop such lines first"
+# And how to go on without doing so.
+MISSING_CURE, WRONG_CURE = f"{CURE}, or see missing=", f"{CURE}, or see on_error="
 
 
 @dataclass(frozen=True)

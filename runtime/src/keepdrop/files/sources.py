@@ -234,7 +234,11 @@ class TableSource:
                 f"{self.name} has no {self._window} lines of one id in a row, since its series are interleaved; sort "
                 f"it by {self._choice.id!r} and time, or let order= do so"
             )
-        return f"{self.name} has no window of that many lines in a row; give a shorter window="
+        of_one = "" if self._choice.id is None else f" of one {self._choice.id!r}"
+        return (
+            f"{self.name} has no window of that many lines in a row ({self._window}{of_one}); give more lines, or a "
+            "model of a shorter window="
+        )
 
     def example(self) -> Any:
         """Zeros: that the columns fit the input is known already."""
@@ -366,7 +370,8 @@ class TableSource:
                 length = self._tensor.shape[1]
                 cure = f"window={'N' if length is None else length} makes examples of consecutive lines"
         else:
-            got = f"a window of {self._window} lines of {self.name} is [{self._window}, {shape[-1]}]"
+            columns = ", ".join(self.features)
+            got = f"a window of {self._window} lines of {self.name} has {list(shape)} ({columns})"
             cure = "choose by columns= and window="
         raise InputError(f"input {self._tensor.name!r} takes [{form}] an example and {got}; {cure}")
 

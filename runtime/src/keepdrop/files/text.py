@@ -214,8 +214,8 @@ class TextReader:
                     if read:
                         yield _gathered(numbers, read, problems, picked)
                     raise line
-                problems[len(read)] = str(line)
-                line = _unread(picked, before)
+                problems[len(read)] = str(line).rsplit("; ", 1)[0].replace(f"{self.name}, ", "")
+                line = picked.unread(number, found, before)
             before = line
             numbers.append(number)
             read.append(line)
@@ -317,17 +317,6 @@ def _or_error(of: Callable[..., Any], *arguments: Any) -> Any:
         return of(*arguments)
     except InputError as error:
         return error
-
-
-def _unread(picked: Picked, before: Optional[Line]) -> Line:
-    """A line that could not be read: of the series before it, without numbers."""
-    selection = picked.selection
-    number: Any = 0 if selection.integers else float("nan")
-    texts = {name: "" for name in picked.texts}
-    if before is not None and selection.id is not None:
-        texts[selection.id] = before.texts[selection.id]
-    time = np.datetime64("NaT", "us") if selection.time is not None else None
-    return Line([number] * len(selection.numbers), before.id if before else None, time, texts, None)
 
 
 def _gathered(numbers: list[int], read: list[Line], problems: dict[int, str], picked: Picked) -> Readings:
