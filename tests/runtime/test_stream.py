@@ -566,6 +566,7 @@ def test_the_saved_state_is_the_documented_file(started) -> None:
         "time": ("float64", (3,)),
         "state/total": ("float32", (3, 6, 2)),
         "state/plain": ("float32", (3, 2)),
+        "calibration": ("<U1", ()),
     }
 
 
@@ -601,7 +602,7 @@ def changed(data: bytes, **entries) -> bytes:
         ({"rows": np.array([[4, 0, 2]])}, "its 'rows' is"),
         ({"steps_seen": np.array([1, 2, -3])}, "less than no step"),
         ({"steps_seen": np.array([1, 2])}, r"expected int64 \[3\]"),
-        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['diverged', 'time', 'window'\]"),
+        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['calibration', 'diverged', 'time', 'window'\]"),
         ({"diverged": None}, "it lacks 'diverged'"),
         ({"time": np.array([0, np.nan, 0])}, "or at no time"),
     ],
@@ -731,8 +732,11 @@ def test_a_stream_outlives_its_file(write, streaming_text, streaming_metadata) -
     assert len(s.save()) > 0
 
 
+NEW = ("window", "diverged", "time", "calibration")  # the entries that version 1 has not
+
+
 def test_a_state_of_before_is_read(started, model, steps) -> None:
-    data = changed(started.save(), keepdrop_stream=np.int64(1), window=None, diverged=None, time=None)
+    data = changed(started.save(), keepdrop_stream=np.int64(1), **dict.fromkeys(NEW))
     resumed = model.resume(data)
     assert (resumed.steps_seen, resumed.diverged) == (started.steps_seen, {})
     assert_same(resumed.push(steps[:, 5]), started.push(steps[:, 5]))

@@ -24,9 +24,10 @@ from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
+from keepdrop.stream.learning import Learning
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
 from keepdrop.stream.steps import Steps
-from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, steps_of
+from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, learning_of, steps_of
 from keepdrop.table import Table, fitted
 
 from .errors import ArtifactError, InputError
@@ -380,8 +381,9 @@ class Model(Generic[Samples, Answers]):
         """
         drawn = checked_drawn(self.metadata, samples, seed, first_sample)
         steps = steps_of(self._session, self._engine, drawn, window)
-        start = fresh(self._identity(), self._budget, drawn, steps, rows)
-        return self._streaming(start, steps)
+        learning = learning_of(self._calibration, self.metadata, steps)
+        start = fresh(self._identity(), self._budget, drawn, steps, learning, rows)
+        return self._streaming(start, steps, learning)
 
     def resume(self, data: Saved, on_new_artifact: OnNewArtifact = "refuse") -> Stream[Answers]:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
@@ -408,7 +410,9 @@ class Model(Generic[Samples, Answers]):
             drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
             window = file.window if known_window(self.metadata) is None else None
             steps = steps_of(self._session, self._engine, drawn, window)
-            return self._streaming(file.resumed(self._identity(), steps.kept, on_new_artifact), steps)
+            learning = learning_of(self._calibration, self.metadata, steps)
+            saved = file.resumed(self._identity(), steps.kept, learning, on_new_artifact)
+            return self._streaming(saved, steps, learning)
 
     def reload(self) -> Model[Samples, Answers]:
         """The model of what is at its path now, opened as this one was; this one itself where it is the same artifact.
@@ -432,8 +436,8 @@ class Model(Generic[Samples, Answers]):
             return self
         return type(self)(session, self._threads, self._budget, self._named)
 
-    def _streaming(self, saved: SavedStream, steps: Steps) -> Stream[Answers]:
-        return Stream(self._session, self._engine, self._budget, saved, steps, self._named)
+    def _streaming(self, saved: SavedStream, steps: Steps, learning: Optional[Learning]) -> Stream[Answers]:
+        return Stream(self._session, self._engine, self._budget, saved, steps, learning, self._named)
 
     def _identity(self) -> Identity:
         return Identity(self._session.sha256())

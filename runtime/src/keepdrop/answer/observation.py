@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.calibration import classes
 from keepdrop.calibration.conformal import ROUNDING, TAUS, Floats, Spread, band, score_moments, score_probability
+from keepdrop.calibration.feedback import MOST_LEVEL, TRACKED, WINDOW
 from keepdrop.calibration.record import LEAST_SHARE, Calibration, Classes
 from keepdrop.errors import InputError
 
@@ -251,12 +252,21 @@ def observed(prediction: Prediction, calibration: Optional[Calibration]) -> Unio
     _check_shape(name, centre.shape[1:], of.shape)
     which = np.array(of.which).reshape(of.shape)
     scale = Spread(np.reshape(of.a, of.shape), np.reshape(of.b, of.shape)).scale(variance)
+    most = min(scores.most_level for scores in of.scores)
+    if prediction.tracked is not None:
+        quantiles, truths = prediction.tracked
+        if (truths >= WINDOW).all():  # the scores are the rows' own
+            most = MOST_LEVEL
+        words = f"{basis}, and learned from {truths.min()} truths of the row since"
+        return Observation(
+            centre, scale, np.sort(quantiles, axis=-1), TRACKED, min(most, MOST_LEVEL), words, (), prediction.dtype
+        )
     return Observation(
         centre,
         scale,
         np.array([scores.knots for scores in of.scores])[which],
         TAUS,
-        min(scores.most_level for scores in of.scores),
+        most,
         basis,
         of.scores[0].path if len(of.scores) == 1 else (),
         prediction.dtype,

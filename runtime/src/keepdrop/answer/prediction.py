@@ -21,6 +21,7 @@ from . import moments
 from .moments import Moments, Tally, across
 
 if TYPE_CHECKING:
+    from keepdrop.calibration.feedback import Tracked
     from keepdrop.calibration.record import Calibration
 
 # Levels are written by hand: 1 - 0.9 is not twice 0.05 in floating point.
@@ -57,9 +58,9 @@ class Prediction:
     decision
         "above", "below" or "undecided", [batch, ...] of the elements that :func:`keepdrop.decided` watched; None
         without it.
-    tally, dtype, partner, calibration
+    tally, dtype, partner, calibration, tracked
         What the figures are made from where samples are not kept, their dtype, the prediction of the log-variance, and
-        what calibrated the artifact.
+        what calibrated the artifact, and what a stream's rows learned since.
     """
 
     n: Union[int, NDArray[np.int64]]
@@ -72,6 +73,7 @@ class Prediction:
     dtype: np.dtype[Any] = np.dtype(np.float32)
     partner: Optional[Prediction] = None
     calibration: Optional[Calibration] = None
+    tracked: Optional[Tracked] = None
 
     def __repr__(self) -> str:
         kept = "" if self.samples is None else ", samples kept"
@@ -357,6 +359,8 @@ def summarise(
     quantiles: Optional[NDArray[np.float64]] = None,
     tally: Optional[Tally] = None,
     head: Optional[Head] = None,
+    calibration: Optional[Calibration] = None,
+    tracked: Optional[Tracked] = None,
 ) -> Prediction:
     """The Prediction of [samples, batch, ...]; costs nothing until it is asked for something.
 
@@ -371,7 +375,8 @@ def summarise(
     if quantiles is not None and quantiles.size:
         values = dict(zip(quantiles.tolist(), _quantile(samples, quantiles, n)))
     kept = samples if quantiles is None else None
-    return Prediction(n, kept, values, head, tally=tally, dtype=_float_dtype(samples.dtype))
+    dtype = _float_dtype(samples.dtype)
+    return Prediction(n, kept, values, head, tally=tally, dtype=dtype, calibration=calibration, tracked=tracked)
 
 
 def concatenated(parts: Sequence[Prediction]) -> Prediction:

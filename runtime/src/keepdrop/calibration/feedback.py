@@ -71,6 +71,16 @@ class Learned(NamedTuple):
         return within(self.pit, level)
 
 
+class Tracked(NamedTuple):
+    """What rows have learned when they are asked: the quantiles of scores at TRACKED, and how many truths are behind.
+
+    `quantiles` are each level's own, not sorted, [batch, ..., L]; `truths` [batch, ...].
+    """
+
+    quantiles: NDArray[np.float32]
+    truths: NDArray[np.int64]
+
+
 class Tracker(NamedTuple):
     """How the rows of one output learn; stateless, the rows' arrays are their owner's.
 
@@ -107,6 +117,13 @@ class Tracker(NamedTuple):
             LEARNED: ((e,), "int64"),
             GIVEN_UP: ((), "int64"),
         }
+
+    def fits(self, arrays: Arrays) -> bool:
+        """Whether arrays that come from elsewhere, of the right shapes, can be a state."""
+        counts = [arrays[name] for name in (NEXT, TURN, LEARNED, GIVEN_UP)]
+        numbers = [arrays[name] for name in (RING, CORRECTIONS, CURRENT, ISSUED, MEDIANS, SCALES)]
+        whole = all((array >= 0).all() for array in counts) and (arrays[NEXT] < WINDOW).all()
+        return bool(whole and all(np.isfinite(array).all() for array in numbers))
 
     def empty(self, rows: int) -> dict[str, NDArray[Any]]:
         """The arrays of so many rows, each still to be started."""

@@ -20,17 +20,24 @@ class RowStore:
     """Arrays by name with one entry a row, in the rows' order, and with room to spare.
 
     `kept` are given with their values, all of them zero at a row's start but those that `at_start` says otherwise of;
-    `masks` are made when a row first needs them, and stay when it starts anew.
+    `masks` are made when a row first needs them, and stay when it starts anew, as `learned` does, whose owner begins it
+    for a new row.
     """
 
     def __init__(
-        self, ids: Iterable[int], kept: Arrays, masks: Arrays, at_start: Optional[Mapping[str, float]] = None
+        self,
+        ids: Iterable[int],
+        kept: Arrays,
+        masks: Arrays,
+        at_start: Optional[Mapping[str, float]] = None,
+        learned: Optional[Arrays] = None,
     ) -> None:
         self.ids = list(ids)
+        self._standing = {*masks, *(learned or {})}
         self._masks = list(masks)
         self._at_start = dict(at_start or {})
         self.unmasked = set(self.ids) if self._masks else set()
-        self._arrays = {**kept, **masks}
+        self._arrays = {**kept, **masks, **(learned or {})}
         self._number()
 
     def places(self, rows: Optional[ArrayLike]) -> tuple[Places, NDArray[np.int64]]:
@@ -64,6 +71,10 @@ class RowStore:
         whole = isinstance(where, slice) and where == slice(0, len(array))
         return array if whole else array[: len(self.ids)][where]
 
+    def whole(self, name: str) -> NDArray[Any]:
+        """An array with the room it has to spare, to be changed in place."""
+        return self._arrays[name]
+
     def put(self, where: Places, arrays: Arrays) -> None:
         """New entries of these rows."""
         for name, array in arrays.items():
@@ -82,7 +93,7 @@ class RowStore:
     def start(self, where: Places) -> None:
         """These rows as at their start, but with the masks they have."""
         for name, array in self._arrays.items():
-            if name not in self._masks:
+            if name not in self._standing:
                 array[: len(self.ids)][where] = self._at_start.get(name, 0)
 
     def add(self, row: int) -> None:

@@ -12,9 +12,12 @@
     diverged           int64 [rows]    the step at which a row's state ceased to be finite; 0: it is finite
     time               float64 [rows]  the time of a row's last reading (microseconds since 1970, or a number); -inf
     state/NAME         [rows, samples, ...] or [rows, ...], one entry for each state; zeros where it diverged
+    calibration        str []          digest of what calibrated the artifact, "" of none
+    feedback/OUTPUT/NAME [rows, ...]   what each row learned from truths, as `keepdrop.calibration.feedback` has it
 
 Masks are left out: they follow from seed, row and sample number, and are made anew. The archive's own checksums tell a
-damaged file. Version 1, which is read as well, has no `window`, `diverged` and `time`.
+damaged file. Version 1, which is read as well, has no `window`, `diverged`, `time` and nothing that was
+learned. What was learned with another calibration is left, and the rows begin to learn anew.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, Literal, NamedTuple, Optional, Union, get_args
+from typing import IO, Any, Literal, NamedTuple, Optional, Protocol, Union, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,13 +40,14 @@ from keepdrop.run.memory import Budget
 
 FORMAT = 2
 FORMAT_KEY = "keepdrop_stream"
-STATE = "state/"
+STATE, FEEDBACK = "state/", "feedback/"
+CALIBRATION = "calibration"
 DIVERGED = "diverged"
 TIME = "time"
 # What is kept of a row beside its states, and where it starts; its dtype is that of these numbers.
 AT_START: Mapping[str, float] = {STEPS_SEEN: 0, DIVERGED: 0, TIME: -math.inf}
 # The entries that have come since, by the version that brought them.
-SINCE = {"window": 2, DIVERGED: 2, TIME: 2}
+SINCE = {"window": 2, DIVERGED: 2, TIME: 2, CALIBRATION: 2}
 MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
@@ -72,6 +76,23 @@ class SavedStream:
     rows: NDArray[np.int64]  # [B]
     counts: Mapping[str, NDArray[Any]]  # each [B], as in AT_START
     states: Mapping[str, NDArray[Any]]  # each [B, T, ...] or [B, ...]
+    calibration: str
+    learned: Mapping[str, NDArray[Any]]  # each [B, ...]
+
+
+class Learner(Protocol):
+    """What a file needs of `Learning`."""
+
+    digest: str
+
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape without the axis of rows, and dtype, of each array by its name."""
+
+    def begun(self, rows: int) -> dict[str, NDArray[Any]]:
+        """The arrays of so many rows that have learned nothing yet."""
+
+    def fits(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Whether arrays that come from a file, of the right shapes, can be those of some rows."""
 
 
 def state_shape(state: State, rows: int, samples: int) -> tuple[int, ...]:
@@ -100,6 +121,8 @@ def to_bytes(saved: SavedStream) -> bytes:
             "rows": saved.rows,
             **saved.counts,
             **{STATE + name: array for name, array in saved.states.items()},
+            CALIBRATION: np.array(saved.calibration),
+            **{FEEDBACK + name: array for name, array in saved.learned.items()},
         },
     )
     return file.getvalue()
@@ -139,13 +162,19 @@ class StreamFile:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def resumed(self, identity: Identity, states: Sequence[State], on_new_artifact: OnNewArtifact) -> SavedStream:
+    def resumed(
+        self,
+        identity: Identity,
+        states: Sequence[State],
+        learning: Optional[Learner],
+        on_new_artifact: OnNewArtifact,
+    ) -> SavedStream:
         """What goes on with the artifact of this identity, which has these states; `Model.resume` says how."""
         if on_new_artifact not in get_args(OnNewArtifact):
             raise InputError(f"on_new_artifact is {on_new_artifact!r}; give one of {list(get_args(OnNewArtifact))}")
         found, wanted = self.identity.artifact_sha256, identity.artifact_sha256
         if found == wanted:
-            return self.read(states)
+            return self.read(states, learning)
         if on_new_artifact == "refuse":
             raise InputError(
                 f"{self.name} was saved with another artifact: that one's sha256 begins with {found[:12]!r}, and this "
@@ -153,22 +182,23 @@ class StreamFile:
                 "on_new_artifact= that its states are to be kept or reset"
             )
         if on_new_artifact == "reset":
-            return replace(self.at_start(states), identity=identity)
+            return replace(self.at_start(states, learning), identity=identity)
         try:
-            return replace(self.read(states), identity=identity)
+            return replace(self.read(states, learning), identity=identity)
         except InputError as error:
             raise InputError(
                 f"{error}; states of another artifact can be kept where they have the same shapes"
             ) from None
 
-    def at_start(self, states: Sequence[State]) -> SavedStream:
+    def at_start(self, states: Sequence[State], learning: Optional[Learner]) -> SavedStream:
         """Its rows and no more, before their first step."""
         rows = self._entries.take("rows", "int64", (None,))
         zeros = {s.name: np.zeros(state_shape(s, len(rows), self.samples), s.dtype) for s in states}
         numbers = (self.seed, self.first_sample, self.samples, self.window)
-        return SavedStream(self.identity, *numbers, rows, counts_at_start(len(rows)), zeros)
+        digest, learned = (learning.digest, learning.begun(len(rows))) if learning else ("", {})
+        return SavedStream(self.identity, *numbers, rows, counts_at_start(len(rows)), zeros, digest, learned)
 
-    def read(self, states: Sequence[State]) -> SavedStream:
+    def read(self, states: Sequence[State], learning: Optional[Learner] = None) -> SavedStream:
         """All of it; InputError where it is damaged or does not fit these states."""
         entries = self._entries
         rows = entries.take("rows", "int64", (None,))
@@ -181,6 +211,7 @@ class StreamFile:
             state.name: entries.take(STATE + state.name, state.dtype, state_shape(state, count, self.samples))
             for state in states
         }
+        learned = self._learned(learning, count)
         entries.end()
         less = any((counts[name] < 0).any() for name in (STEPS_SEEN, DIVERGED))
         if len(np.unique(rows)) < count or less or np.isnan(counts[TIME]).any():
@@ -192,7 +223,24 @@ class StreamFile:
                     f"state {name!r} of row {row} holds NaN or infinity, and no number follows it; {self.name} cannot "
                     "be resumed: start a new stream"
                 )
-        return SavedStream(self.identity, self.seed, self.first_sample, self.samples, self.window, rows, counts, found)
+        numbers = (self.seed, self.first_sample, self.samples, self.window)
+        digest = learning.digest if learning else ""
+        return SavedStream(self.identity, *numbers, rows, counts, found, digest, learned)
+
+    def _learned(self, learning: Optional[Learner], rows: int) -> Mapping[str, NDArray[Any]]:
+        """What the rows learned with this calibration; with another one they begin anew."""
+        entries = self._entries
+        digest = str(entries.take(CALIBRATION, None, ())) if self._has(CALIBRATION) else ""
+        if learning is not None and digest == learning.digest:
+            learned = {
+                name: entries.take(FEEDBACK + name, dtype, (rows, *shape))
+                for name, (shape, dtype) in learning.shapes().items()
+            }
+            if not learning.fits(learned):
+                raise entries.refusal("what its rows learned is out of range")
+            return learned
+        entries.leave(FEEDBACK)
+        return learning.begun(rows) if learning else {}
 
     def _has(self, name: str) -> bool:
         return SINCE.get(name, 1) <= self.version
@@ -274,6 +322,10 @@ class _Entries:
         if value < least:
             raise self.refusal(f"its {key!r} is {value}, expected {least} or more")
         return value
+
+    def leave(self, prefix: str) -> None:
+        """Entries that are not needed."""
+        self._left = {name: info for name, info in self._left.items() if not name.startswith(prefix)}
 
     def end(self) -> None:
         """Nothing may be left."""

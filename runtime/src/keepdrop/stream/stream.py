@@ -16,20 +16,30 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keepdrop.answer.heads import resolved
-from keepdrop.answer.prediction import Prediction, paired, summarise
+from keepdrop.answer.prediction import Prediction, interval_quantiles, paired, summarise
 from keepdrop.answer.results import Answers, of_outputs
 from keepdrop.artifact.metadata import STEPS_SEEN, Metadata, State, Tensor
+from keepdrop.calibration.feedback import Learned
+from keepdrop.calibration.record import Calibration
 from keepdrop.errors import InputError
 from keepdrop.run.engine import Engine
 from keepdrop.run.memory import Budget
 from keepdrop.run.request import check_far, check_readings, integer, row_ids
 from keepdrop.run.session import AnySession
 
+from .learning import Centres, Learning
 from .recurrent import Recurrent
 from .rolling import Rolling
 from .rows import Arrays, Places, RowStore
 from .saved_stream import AT_START, DIVERGED, TIME, Identity, SavedStream, counts_at_start, state_shape, to_bytes
 from .steps import Drawn, Steps, blanked, number_of_steps
+
+
+class Coverage(NamedTuple):
+    """A share of truths, NaN of none, and how many there were."""
+
+    share: float
+    truths: int
 
 
 class Answer(NamedTuple):
@@ -40,6 +50,7 @@ class Answer(NamedTuple):
     before: NDArray[np.int64]  # [B] steps that each row had seen
     carried: Arrays  # each [B, ...]: what the rows carry afterwards
     places: Places
+    centres: Mapping[str, Centres]  # by output, of those that learn from truths
 
 
 class Stream(Generic[Answers]):
@@ -63,10 +74,11 @@ class Stream(Generic[Answers]):
         budget: Budget,
         saved: SavedStream,
         steps: Steps,
+        learning: Optional[Learning] = None,
         by_output: bool = False,
     ) -> None:
         metadata = session.metadata
-        demand(budget, steps, len(saved.rows), saved.samples)
+        demand(budget, steps, learning, len(saved.rows), saved.samples)
         check_far(metadata, saved.first_sample, saved.samples, steps.longest)
         self.seed, self.samples, self.first_sample = saved.seed, saved.samples, saved.first_sample
         self.window = steps.window
@@ -77,7 +89,8 @@ class Stream(Generic[Answers]):
         self._identity = saved.identity
         self._steps = steps
         masks = {m.name: np.zeros(state_shape(m, len(saved.rows), saved.samples), m.dtype) for m in steps.masks}
-        self._rows = RowStore(saved.rows.tolist(), {**saved.counts, **saved.states}, masks, AT_START)
+        self._learning = learning
+        self._rows = RowStore(saved.rows.tolist(), {**saved.counts, **saved.states}, masks, AT_START, saved.learned)
         self._lock = threading.Lock()
         self._states = [state.name for state in steps.kept]
 
@@ -146,7 +159,7 @@ class Stream(Generic[Answers]):
         """
         with self._lock:
             answer = self._answered(x, rows)
-            self._rows.put(answer.places, answer.carried)
+            self._go_on(answer, answer.places)
         answers: Answers = of_outputs(self._outputs, list(answer.predictions.values()), self._named)
         return answers
 
@@ -167,7 +180,7 @@ class Stream(Generic[Answers]):
             where, ids = self._rows.places(answer.rows)
             if not np.array_equal(self._rows.at(where, STEPS_SEEN), answer.before):
                 raise InputError(f"rows {ids.tolist()} have gone on since they were answered; answer them again")
-            self._rows.put(where, answer.carried)
+            self._go_on(answer, where)
             if time is not None:
                 self._rows.put(where, {TIME: np.full(len(ids), time)})
 
@@ -183,10 +196,75 @@ class Stream(Generic[Answers]):
             return "the model's answer is not finite"
         return None
 
-    def reset(self, rows: Optional[ArrayLike] = None) -> None:
-        """Start rows anew (default: all of them) at step 0, with the same masks; InputError for an unknown row."""
+    def observe(
+        self, value: ArrayLike, *, step: Optional[int] = None, row: Optional[int] = None, output: Optional[str] = None
+    ) -> Learned:
+        """Learn what was observed where an answer had forecast it: the row's next intervals know.
+
+        Truths may come late, in any order, or never: the last 64 answers of a row wait for theirs.
+
+        Parameters
+        ----------
+        value
+            What was observed: a number, or an array of the answer's shape without its rows, NaN for what is not known
+            yet (the later steps of a horizon).
+        step
+            The row's step whose answer forecast it, as `steps_seen` had it then (default: the last one).
+        row
+            The row id (default: the only row).
+        output
+            Which output forecast it (default: the only one that is calibrated).
+
+        Returns
+        -------
+        Learned
+            How it lay in what had been forecast: ``.covered(0.9)``, ``.pit``.
+
+        Raises
+        ------
+        InputError
+            No such answer waits, as where its truth came before or too late; the artifact is not calibrated; a row or
+            an output has to be named.
+        """
         with self._lock:
-            self._rows.start(slice(None) if rows is None else self._rows.places(rows)[0])
+            learning, name, row = self._learner(output, row)
+            seen = int(self._rows.at(slice(None), STEPS_SEEN)[self._rows.place(row)])
+            return learning.observe(self._rows, name, row, seen if step is None else integer("step", step), value)
+
+    def coverage(self, level: float = 0.9, *, row: Optional[int] = None, output: Optional[str] = None) -> Coverage:
+        """The share of a row's last truths (250 of each number) that were within their intervals of this level.
+
+        Raises
+        ------
+        InputError
+            As :meth:`observe`.
+        """
+        interval_quantiles(level)
+        with self._lock:
+            learning, name, row = self._learner(output, row)
+            return Coverage(*learning.coverage(self._rows, name, row, level))
+
+    def waits(self, step: int, *, row: Optional[int] = None, output: Optional[str] = None, element: int = 0) -> bool:
+        """Whether the answer of a step still waits for the truth of one of its numbers."""
+        with self._lock:
+            learning, name, row = self._learner(output, row)
+            return learning.waits(self._rows, name, row, step, element)
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """The outputs that truths may be given of: those of numbers that are calibrated."""
+        return tuple(self._learning.outputs) if self._learning else ()
+
+    def reset(self, rows: Optional[ArrayLike] = None) -> None:
+        """Start rows anew (default: all of them) at step 0, with the same masks; InputError for an unknown row.
+
+        What they learned from truths stays; the answers that wait for theirs are dropped.
+        """
+        with self._lock:
+            where = slice(0, len(self._rows.ids)) if rows is None else self._rows.places(rows)[0]
+            self._rows.start(where)
+            if self._learning:
+                self._learning.forget(self._rows, _listed(where))
 
     def add(self, row: int) -> None:
         """Take up one more row at step 0, behind those there are.
@@ -199,8 +277,10 @@ class Stream(Generic[Answers]):
             What all of them carry does not fit in the memory budget.
         """
         with self._lock:
-            demand(self._budget, self._steps, len(self._rows.ids) + 1, self.samples)
+            demand(self._budget, self._steps, self._learning, len(self._rows.ids) + 1, self.samples)
             self._rows.add(integer("row", row))
+            if self._learning:
+                self._learning.start(self._rows, len(self._rows.ids) - 1)
 
     def remove(self, row: int) -> None:
         """Drop a row and what it carries; those behind it move up. InputError for an unknown row."""
@@ -224,6 +304,11 @@ class Stream(Generic[Answers]):
                     rows=np.array(self._rows.ids, np.int64),
                     counts={name: self._rows.at(everyone, name) for name in AT_START},
                     states={name: self._rows.at(everyone, name) for name in self._states},
+                    calibration=self._learning.digest if self._learning else "",
+                    learned={
+                        name: self._rows.at(everyone, name)
+                        for name in (self._learning.shapes() if self._learning else ())
+                    },
                 )
             )
 
@@ -236,14 +321,35 @@ class Stream(Generic[Answers]):
         where, ids = self._rows.places(rows)
         inputs, one_step = check_readings(self._steps.inputs, x, ids)
         samples, carried = self._advance(inputs, where, ids)
-        predictions = paired(
-            [
-                summarise(values[:, :, 0] if timed and one_step else values, head=head)
-                for values, timed, head in zip(samples, self._steps.timed, self._heads)
-            ]
-        )
-        before = self._rows.at(where, STEPS_SEEN)
-        return Answer(dict(zip(self._outputs, predictions)), ids, before, carried, where)
+        learning = self._learning
+        found = [
+            summarise(
+                values[:, :, 0] if timed and one_step else values,
+                head=head,
+                calibration=learning.calibration if learning else None,
+                tracked=learning.tracked(head.output, self._rows, where) if learning else None,
+            )
+            for values, timed, head in zip(samples, self._steps.timed, self._heads)
+        ]
+        predictions = dict(zip(self._outputs, paired(found)))
+        centres = learning.centres(predictions) if learning else {}
+        return Answer(predictions, ids, self._rows.at(where, STEPS_SEEN), carried, where, centres)
+
+    def _go_on(self, answer: Answer, where: Places) -> None:
+        self._rows.put(where, answer.carried)
+        if self._learning:
+            self._learning.issue(self._rows, _listed(where), answer.carried[STEPS_SEEN].tolist(), answer.centres)
+
+    def _learner(self, output: Optional[str], row: Optional[int]) -> tuple[Learning, str, int]:
+        """Who learns, of which output and row; InputError where that is open."""
+        if self._learning is None:
+            raise InputError(
+                "this artifact is not calibrated, so that a truth has no interval to be within; calibrate it first "
+                "(keepdrop.calibrate, or `keepdrop calibrate`)"
+            )
+        if row is None and len(self._rows.ids) != 1:
+            raise InputError(f"the stream has {len(self._rows.ids)} rows; say by row= which one it is")
+        return self._learning, self._learning.checked(output), self._rows.ids[0] if row is None else integer("row", row)
 
     def _advance(
         self, inputs: Arrays, where: Places, ids: NDArray[np.int64]
@@ -296,9 +402,10 @@ def known_window(metadata: Metadata) -> Optional[int]:
     return next((tensor.shape[1] for tensor in metadata.inputs if len(tensor.shape) > 1 and tensor.shape[1]), None)
 
 
-def demand(budget: Budget, steps: Steps, rows: int, samples: int) -> None:
+def demand(budget: Budget, steps: Steps, learning: Optional[Learning], rows: int, samples: int) -> None:
     """Raise TooLarge where what so many rows carry does not fit in the budget."""
     a_row = sum(_bytes_a_row(state, samples) for state in (*steps.kept, *steps.masks))
+    a_row += learning.bytes_a_row if learning else 0
     if not budget.fits(rows * a_row):
         raise budget.refusal(
             rows * a_row,
@@ -316,12 +423,20 @@ def checked_drawn(metadata: Metadata, samples: Optional[int], seed: int, first_s
     )
 
 
-def fresh(identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, rows: ArrayLike) -> SavedStream:
+def learning_of(calibration: Optional[Calibration], metadata: Metadata, steps: Steps) -> Optional[Learning]:
+    """What learns from truths; None where nothing is calibrated."""
+    once = [tensor.name for tensor, timed in zip(metadata.outputs, steps.timed) if not timed]
+    return None if calibration is None else Learning(calibration, once)
+
+
+def fresh(
+    identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, learning: Optional[Learning], rows: ArrayLike
+) -> SavedStream:
     """A stream before its first step; InputError where a row is named twice, TooLarge where they do not fit."""
     ids = row_ids(rows)
     if len(np.unique(ids)) < len(ids):
         raise InputError(f"rows is {ids.tolist()} and names a row twice; give each an id of its own")
-    demand(budget, steps, len(ids), drawn.samples)
+    demand(budget, steps, learning, len(ids), drawn.samples)
     return SavedStream(
         identity=identity,
         seed=drawn.seed,
@@ -331,7 +446,13 @@ def fresh(identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, rows: 
         rows=ids,
         counts=counts_at_start(len(ids)),
         states={s.name: np.zeros(state_shape(s, len(ids), drawn.samples), s.dtype) for s in steps.kept},
+        calibration=learning.digest if learning else "",
+        learned=learning.begun(len(ids)) if learning else {},
     )
+
+
+def _listed(where: Places) -> list[int]:
+    return list(range(where.start, where.stop)) if isinstance(where, slice) else where.tolist()
 
 
 def _bytes_a_row(state: State, samples: int) -> int:

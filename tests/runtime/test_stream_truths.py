@@ -1,0 +1,263 @@
+"""Streams that learn from truths: an ordinary artifact over a rolling window, calibrated on readings of before."""
+
+import io
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keepdrop
+from keepdrop import InputError
+from keepdrop.calibration.conformal import signed_knots
+from keepdrop.calibration.feedback import TRACKED, Tracker
+
+FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"  # [batch, 5, 2] -> [batch, 1]
+STEPS, SAMPLES = 5, 24
+NOISE = 0.3
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return keepdrop.load(FORECASTER, threads=1)
+
+
+@pytest.fixture(scope="module")
+def series():
+    """Readings [900, 2] of one sensor."""
+    return np.random.default_rng(0).normal(size=(900, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def answers(plain, series):
+    """What the model says of each window's last reading, row 3: [900], NaN before there is a window."""
+    windows = np.lib.stride_tricks.sliding_window_view(series, STEPS, axis=0).transpose(0, 2, 1)
+    found = plain.predict(windows, samples=SAMPLES, rows=np.full(len(windows), 3)).quantile(0.5)[:, 0]
+    return np.concatenate([np.full(STEPS - 1, np.nan), found])
+
+
+@pytest.fixture(scope="module")
+def truths(answers):
+    """The answers and noise, three times as much from 500 on."""
+    rng = np.random.default_rng(1)
+    return answers + NOISE * rng.standard_t(5, len(answers)) * np.where(np.arange(len(answers)) < 500, 1, 3)
+
+
+@pytest.fixture(scope="module")
+def model(plain, series, truths):
+    """Calibrated on the first 300 windows."""
+    windows = np.lib.stride_tricks.sliding_window_view(series[:304], STEPS, axis=0).transpose(0, 2, 1)
+    return keepdrop.calibrate(plain, windows, truths[STEPS - 1 : 304, None], samples=SAMPLES)
+
+
+def begun(model, rows=(3,)):
+    return model.stream(samples=SAMPLES, rows=list(rows))
+
+
+def follow(s, series, truths, start, stop, delay, row=3):
+    """Push readings, each truth `delay` steps late; whether each answer's interval held its truth, [steps] by pit."""
+    covered = []
+    for n in range(start, stop):
+        s.push(series[n : n + 1], rows=[row])
+        late = s.steps_seen[row] - delay
+        if late >= STEPS:
+            covered.append(s.observe(truths[n - delay], step=late, row=row).covered(0.9)[0])
+    return np.array(covered)
+
+
+def test_a_stream_begins_where_the_calibration_ended(model, series) -> None:
+    s = begun(model)
+    for n in range(300, 306):
+        p = s.push(series[n : n + 1])
+    static = model.predict(series[None, 301:306], samples=SAMPLES, rows=[3]).observation
+    low, high = p.observation.interval(0.9)
+    wanted = np.stack(static.interval(0.9))[:, 0, 0]
+    np.testing.assert_allclose([low[0, 0], high[0, 0]], wanted, atol=0.05 * np.ptp(wanted))
+    assert "learned from 0 truths" in p.observation.basis
+    assert p.observation.quantile([0.1, 0.5]).shape == (2, 1, 1) and p.observation.probability(above=0.0).shape == (
+        1,
+        1,
+    )
+    assert np.isfinite(p.observation.std).all()
+
+
+def test_intervals_are_those_of_a_tracker_that_is_told_the_same(model, series, truths) -> None:
+    """Late, out of order and partly never; beside the tracker, whose own tests have the algorithm."""
+    s, values = begun(model), model.calibration.values[0]
+    tracker = Tracker("forecast", np.array([values.scores[0].knots]), np.array(values.a), np.array(values.b))
+    arrays = tracker.empty(1)
+    tracker.start(arrays, 0)
+    told = {n: [n - 2] for n in range(12, 120)} | {39: [], 40: [38, 37], 60: []}
+    for n in range(1, 120):
+        p = s.push(series[n : n + 1])
+        if n >= STEPS:
+            median, variance = p.quantile(0.5).astype(float)[0], p.exact_variance[0]
+            scale, quantiles = tracker.issue(arrays, 0, n, median, variance)
+            low, high = median + scale * [np.interp(tau, TRACKED, quantiles[0]) for tau in (0.05, 0.95)]
+            np.testing.assert_allclose(np.concatenate(p.observation.interval(0.9))[:, 0], [low, high], rtol=1e-5)
+        for step in told.get(n, []):
+            learned = s.observe(truths[step], step=step)
+            assert learned.pit == tracker.observe(arrays, 0, 3, step, truths[step]).pit
+    assert s.coverage(0.9) == tracker.coverage(arrays, 0, 0.9) and s.coverage(0.9).truths == 108 - 1
+
+
+def test_coverage_holds_where_errors_grow(model, series, truths) -> None:
+    s = begun(model)
+    covered = follow(s, series, truths, 310, 900, delay=3)
+    assert abs(covered.mean() - 0.9) < 0.03
+    assert abs(covered[300:].mean() - 0.9) < 0.05
+    # Without truths the intervals stay as they were, and miss.
+    windows = np.lib.stride_tricks.sliding_window_view(series[600:], STEPS, axis=0).transpose(0, 2, 1)
+    low, high = model.predict(windows, samples=SAMPLES, rows=np.full(len(windows), 3)).observation.interval(0.9)
+    within = (low[:, 0] <= truths[604:]) & (truths[604:] <= high[:, 0])
+    assert within.mean() < 0.75
+
+
+def test_what_is_no_truth_is_refused_and_changes_nothing(model, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 400, delay=2)
+    before = s.save()
+    for arguments, text in (
+        ({"step": 98, "value": 1.0}, "row 3, step 98 came before; give each once"),
+        ({"step": 5, "value": 1.0}, "row 3 has no answer of step 5"),
+        ({"step": 200, "value": 1.0}, "row 3 has no answer of step 200"),
+        ({"value": np.nan}, "give what was observed, a finite number"),
+        ({"value": [1.0, 2.0]}, "has 2 numbers and its answer 1"),
+        ({"value": 1.0, "row": 9}, "no row 9"),
+        ({"value": 1.0, "output": "other"}, "this one is of 'other'"),
+        ({"value": 1.0, "step": 2.5}, "step is 2.5; expected an integer"),
+    ):
+        with pytest.raises(InputError, match=text):
+            s.observe(**arguments)
+    assert s.save() == before
+    s.observe(1.0)  # of the last answer
+    assert not s.waits(100) and s.waits(99)
+    assert s.save() != before
+
+
+def test_truths_before_a_window_is_full_have_no_answer(model, series) -> None:
+    s = begun(model)
+    s.push(series[:1])
+    with pytest.raises(InputError, match="row 3 has no answer of step 1 .* it has none yet"):
+        s.observe(1.0)
+
+
+def test_an_artifact_that_is_not_calibrated_takes_no_truths(plain, series) -> None:
+    s = begun(plain)
+    p = s.push(series[None, :5])
+    assert s.learns == ()
+    for call in (s.observe, s.coverage):
+        with pytest.raises(InputError, match="this artifact is not calibrated"):
+            call(0.5)
+    with pytest.raises(InputError, match="is not calibrated"):
+        p.observation  # noqa: B018
+
+
+def test_rows_learn_apart(model, series, truths) -> None:
+    alone = begun(model)
+    wanted = follow(alone, series, truths, 300, 400, delay=2)
+    s = begun(model, [7, 3])
+    s.remove(7)
+    s.add(5)
+    covered = []
+    for n in range(300, 400):
+        s.push(series[[n, n]])
+        if n >= 300 + STEPS + 1:
+            covered.append(s.observe(truths[n - 2], step=s.steps_seen[3] - 2, row=3).covered(0.9)[0])
+            s.observe(truths[n - 2] + 50, step=s.steps_seen[5] - 2, row=5)
+    np.testing.assert_array_equal(covered, wanted)
+    with pytest.raises(InputError, match="the stream has 2 rows; say by row= which"):
+        s.observe(1.0)
+    low, high = s.push(series[[400, 400]]).observation.interval(0.9)
+    mine = alone.push(series[400:401]).observation.interval(0.9)
+    np.testing.assert_array_equal([low[0], high[0]], np.stack(mine)[:, 0])
+    assert high[1, 0] - low[1, 0] > 5 * (high[0, 0] - low[0, 0])
+
+
+def test_a_resumed_stream_goes_on_learning(model, series, truths) -> None:
+    s = begun(model, [3, 4])
+    follow(s, series, truths, 300, 380, delay=4)
+    resumed = model.resume(s.save())
+    assert resumed.save() == s.save()
+    np.testing.assert_array_equal(
+        follow(resumed, series, truths, 380, 480, delay=4), follow(s, series, truths, 380, 480, delay=4)
+    )
+    assert resumed.save() == s.save() and resumed.coverage(0.8, row=3) == s.coverage(0.8, row=3)
+
+
+def test_a_state_of_another_calibration_learns_anew(model, plain, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 380, delay=1)
+    windows = np.lib.stride_tricks.sliding_window_view(series[200:504], STEPS, axis=0).transpose(0, 2, 1)
+    other = keepdrop.calibrate(plain, windows, truths[204:504, None], samples=SAMPLES)
+    resumed = other.resume(s.save())
+    assert resumed.steps_seen == s.steps_seen and resumed.coverage().truths == 0 < s.coverage().truths
+    without = plain.resume(s.save())
+    np.testing.assert_array_equal(without.push(series[380:381]).samples, s.push(series[380:381]).samples)
+
+
+def test_a_reset_drops_the_answers_that_wait(model, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 380, delay=1)
+    learned = s.coverage()
+    s.reset()
+    assert s.coverage() == learned
+    with pytest.raises(InputError, match="has no answer of step 80"):
+        s.observe(1.0, step=80)
+
+
+def test_what_a_damaged_state_has_learned_is_refused(model, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 320, delay=1)
+    for name, value in (("ring_next", 250), ("turn", -1), ("ring", np.nan)):
+        with np.load(io.BytesIO(s.save())) as file:
+            arrays = {key: file[key] for key in file.files}
+        arrays[f"feedback/forecast/{name}"].reshape(-1)[0] = value
+        out = io.BytesIO()
+        np.savez(out, **arrays)
+        with pytest.raises(InputError, match="what its rows learned is out of range"):
+            model.resume(out.getvalue())
+
+
+def test_answers_that_are_no_numbers_have_no_truth(model, series) -> None:
+    s = begun(model)
+    for n in range(300, 304):
+        s.push(series[n : n + 1])
+    assert not s.waits(4)
+    s.push(series[304:305])
+    assert s.waits(5)
+
+
+def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 400, delay=2)
+    size = len(s.save())
+    tracemalloc.start()
+    s.push(series[400:401])
+    before = tracemalloc.get_traced_memory()[0]
+    follow(s, np.tile(series, (2, 1)), np.tile(truths, 2), 910, 1600, delay=2)
+    assert tracemalloc.get_traced_memory()[0] - before < 30_000
+    tracemalloc.stop()
+    assert len(s.save()) == size
+
+
+def test_a_horizon_learns_step_by_step(series) -> None:
+    """Each truth is of another element of each of the last answers."""
+    from keepdrop.calibration.record import Calibration, Scores, Values
+    from keepdrop.stream.learning import Learning
+    from keepdrop.stream.rows import RowStore
+
+    knots = tuple(signed_knots(np.random.default_rng(0).normal(0, 1, 300), 300))
+    values = Values("y", (3,), (0.0,) * 3, (1.0,) * 3, (0, 0, 0), (Scores("signed", 300, 300.0, None, knots),))
+    learning = Learning(Calibration(100, 0, 300, (values,)), ["y"])
+    rows = RowStore([3], {}, {}, None, learning.begun(1))
+    for step in range(1, 9):
+        learning.issue(rows, [0], [step], {"y": (np.zeros((1, 3)), np.ones((1, 3)))})
+        for ahead in (1, 2, 3):
+            if step > ahead:
+                assert learning.waits(rows, "y", 3, step - ahead, ahead - 1)
+                truth = np.full(3, np.nan)
+                truth[ahead - 1] = 0.1 * ahead
+                learned = learning.observe(rows, "y", 3, step - ahead, truth)
+                assert np.isfinite(learned.pit[ahead - 1]) and np.isnan(np.delete(learned.pit, ahead - 1)).all()
+    assert learning.coverage(rows, "y", 3, 0.9) == (1.0, 7 + 6 + 5)
