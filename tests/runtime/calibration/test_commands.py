@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import keepdrop
+from keepdrop.artifact.metadata import TABLE_KEY
+from keepdrop.artifact.properties import with_properties
 from keepdrop.cli import main
 
 
@@ -96,6 +98,25 @@ def test_targets_of_the_lines_ahead(run, horizon_path, readings, write_step) -> 
     assert record.rows == 495 and record.series is None  # 497 lines have one two lines ahead, two of them over the gap
 
 
+def test_an_artifact_that_knows_its_table_asks_nothing(run, horizon_path, readings, write_step) -> None:
+    table = keepdrop.Table(
+        {"x": {"columns": ["level", "spread"]}},
+        {"y": {"target": "y", "ahead": 2}},
+        time={"column": "time", "step": "1h"},
+        id="station",
+    )
+    step = write_step(horizon_path)
+    known = with_properties(step.read_bytes(), {TABLE_KEY: table.to_json()})
+    Path("known.onnx").write_bytes(known)
+    readings("spring.csv", 500, ids=2)
+    run("calibrate", "known.onnx", "spring.csv", "-o", "c.onnx")
+    run("calibrate", step, "spring.csv", *COLUMNS, "--id=station", "--target=y", "--ahead=2", "-o", "told.onnx")
+    found, told = (keepdrop.load(name).calibration for name in ("c.onnx", "told.onnx"))
+    assert found == told and found.series == 2 and found.rows == 496
+    assert keepdrop.load("c.onnx").table is not None
+    run("evaluate", "c.onnx", "spring.csv")
+
+
 def test_evaluation_and_the_gate(run, horizon_path, readings, write_step) -> None:
     step = write_step(horizon_path)
     readings("spring.csv", 600), readings("summer.csv", 500, 1)
@@ -156,7 +177,7 @@ def test_classes(run, classifier, classified) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (("x.csv", "-o", "c.onnx"), "Say what was observed: --target COLUMN with --ahead N"),
+        (("x.csv", "-o", "c.onnx"), "Say what was observed"),
         (("x.csv", "--target", "y", "-o", "c.onnx"), "--target needs --ahead"),
         (("-o", "c.onnx"), "Missing argument 'LABELLED...'"),
         (("x.csv", "--target", "y", "--ahead", "soon", "-o", "c.onnx"), "'soon' is not a number of lines"),

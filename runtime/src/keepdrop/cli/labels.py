@@ -15,7 +15,7 @@ from keepdrop.files.gaps import Missing
 from keepdrop.files.lines import Dialect
 from keepdrop.files.several import expanded
 from keepdrop.files.sources import SUFFIXES, Choice
-from keepdrop.files.truths import LabelledRows, labelled_rows, targets_of
+from keepdrop.files.truths import LabelledRows, declared_rows, labelled_rows, targets_of
 from keepdrop.model import Model
 
 from .options import columns_option, reading_options, window_option
@@ -117,9 +117,12 @@ def _rows(
 ) -> LabelledRows:
     if not data:
         raise click.UsageError("Missing argument 'LABELLED...', rows with what was observed for them.")
+    if not target and targets is None and model.table is not None:
+        return declared_rows(expanded(data, SUFFIXES), model.metadata, model.table, choice)
     if bool(target) == (targets is not None):
         raise click.UsageError(
-            "Say what was observed: --target COLUMN with --ahead N, of the lines themselves, or --targets y.npy."
+            "Say what was observed, which the artifact does not tell: --target COLUMN with --ahead N, of the lines "
+            "themselves, or --targets y.npy."
         )
     if target and ahead is None:
         raise click.UsageError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError
+from keepdrop.table import Table
 
 from . import opening
+from .declared import READING, TIME, DeclaredSource
 from .lines import Dialect
 from .ordered import OrderedReader
 from .reader import Reader, Selection, joined
@@ -154,24 +156,88 @@ def _from_columns(
     found, lost = {}, 0
     for target in wanted:
         values = lines.numbers[:, columns.index(target.column)]
-        ahead = at[:, np.newaxis] + np.array(target.ahead)  # [n, H]
-        inside = ahead < len(values)
-        place = np.minimum(ahead, len(values) - 1)
-        inside &= run[place] == run[at][:, np.newaxis]
-        if step is not None and lines.times is not None:
-            later = lines.times[place] - lines.times[at][:, np.newaxis]
-            skips = inside & (later != step * np.array(target.ahead))
-            lost = max(lost, int(skips.any(axis=1).sum()))
-            inside &= ~skips
-        found[target.output] = np.where(inside, values[place], np.nan)
+        found[target.output], skipped = _ahead(values, at, target.ahead, run, lines.times, step)
+        lost = max(lost, skipped)
     if lost:
-        notes.append(f"{lost:,} rows have no target at their steps ahead: the times skip or repeat between")
+        notes.append(_skips(lost))
     window = choice.window or 1
     times = None if lines.times is None else lines.times[at]
     first = None if lines.times is None else lines.times[np.maximum(at - window + 1, 0)]
     ids = at - window + 1 if rows.ids is None else rows.ids
     series = None if lines.ids is None else lines.ids[at]
     return LabelledRows(rows.inputs, found, ids.astype(np.int64), times, first, series, tuple(notes))
+
+
+def declared_rows(files: Sequence[Path], metadata: Metadata, table: Table, choice: Choice) -> LabelledRows:
+    """Every row of a table that the artifact knows: what its outputs forecast, and how far ahead, is declared.
+
+    Raises
+    ------
+    InputError
+        As :func:`labelled_rows`; a target is no column of the files.
+    """
+    time = None if table.time is None else table.time.column
+    ordered = time if choice.order is None and len(files) > 1 else choice.order
+    written = None if table.time is None else table.time.format
+    with _reader(files, replace(choice, id=table.id, order=ordered, time_format=written)) as reader:
+        source = DeclaredSource(reader, table, metadata.inputs, choice.skip)
+        parts = list(source.read(0, None, MAX_LINES))
+    if not sum(len(part) for part in parts):
+        raise InputError(source.no_rows())
+    labels = {name: np.concatenate([part.labels[name] for part in parts]) for name in parts[0].labels}
+    ids = None if parts[0].ids is None else np.concatenate([part.ids for part in parts if part.ids is not None])
+    times = labels.get(TIME)
+    count = sum(len(part) for part in parts)
+    run = np.zeros(count, np.int64) if ids is None else np.concatenate([[0], np.cumsum(ids[1:] != ids[:-1])])
+    found, lost = {}, 0
+    for output, of in table.outputs.items():
+        if READING + of.target in labels:
+            values, step = labels[READING + of.target], None if table.time is None else table.time.delta
+            found[output], skipped = _ahead(values, np.arange(count), of.ahead, run, times, step)
+            lost = max(lost, skipped)
+    if not found:
+        wanted = [of.target for of in table.outputs.values()]
+        raise InputError(f"{source.name} has no column of what the model forecasts, {wanted}; give targets= beside it")
+    names = [tensor.name for tensor in metadata.inputs]
+    kept = np.concatenate([np.ones(len(p), bool) if p.reasons is None else p.reasons == "" for p in parts])
+    inputs = {name: np.concatenate([part.inputs[name] for part in parts])[kept] for name in names}
+    notes = [f"{int((~kept).sum()):,} rows have no answer, since values or lines are missing"] if not kept.all() else []
+    first = times
+    if times is not None and table.time is not None and table.time.delta is not None:
+        first = times - ((table.window or 1) - 1) * table.time.delta
+    return LabelledRows(
+        inputs,
+        {name: values[kept] for name, values in found.items()},
+        (np.arange(count) if ids is None else ids)[kept].astype(np.int64),
+        None if times is None else times[kept],
+        None if first is None else first[kept],
+        None if ids is None else ids[kept],
+        (*notes, *([_skips(lost)] if lost else [])),
+    )
+
+
+def _ahead(
+    values: NDArray[Any],
+    at: NDArray[np.int64],
+    steps: Sequence[int],
+    run: NDArray[np.int64],
+    times: Optional[NDArray[np.datetime64]],
+    step: Optional[np.timedelta64],
+) -> tuple[NDArray[np.float64], int]:
+    """What stands so many places after `at`, [n, H], NaN outside the series; how many rows a gap in time costs it."""
+    later = at[:, np.newaxis] + np.array(steps)  # [n, H]
+    place = np.minimum(later, len(values) - 1)
+    inside = (later < len(values)) & (run[place] == run[at][:, np.newaxis])
+    lost = 0
+    if step is not None and times is not None:
+        skips = inside & (times[place] - times[at][:, np.newaxis] != step * np.array(steps))
+        lost = int(skips.any(axis=1).sum())
+        inside &= ~skips
+    return np.where(inside, values[place], np.nan), lost
+
+
+def _skips(rows: int) -> str:
+    return f"{rows:,} rows have no target at their steps ahead: the times skip or repeat between"
 
 
 def _step(times: Optional[NDArray[np.datetime64]], run: NDArray[np.int64]) -> Optional[np.timedelta64]:
