@@ -71,6 +71,7 @@ CASES = (
     Case("lstm", 2, 10, 8, 32),
 )
 BASE = Case("lstm", 50, 100, 8, 64)
+SMALL = Case("lstm", 2, 100, 8, 32)
 HEAD = Case("head", 50, 100, 8, 64)
 STREAMED = (BASE, Case("gru", 50, 100, 8, 64), Case("stacked", 50, 100, 8, 64))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnxruntime
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ import keepdrop
 from bench_cases import (
     FLOOR,
     GATES,
+    INPUT,
     REPEATED,
     SEED,
     XLA,
@@ -52,6 +54,19 @@ class Recipe(keras.Model):
 def sampler(path: Path, case: Case, x: NDArray[np.float32], threads: int) -> Callable[[], NDArray[np.float32]]:
     model = keepdrop.load(path, threads=threads)
     return lambda: model.sample(x, samples=case.samples, seed=SEED)
+
+
+def bare(path: Path, case: Case, x: NDArray[np.float32]) -> Callable[[], NDArray[np.float32]]:
+    """The run of the graph alone, on one thread, with the inputs that a call would give it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    numbers = {"seed": SEED, "num_samples": case.samples, "first_sample": 0}
+    feeds = {name: np.array(number, np.int64) for name, number in numbers.items()}
+    feeds |= {INPUT: x, "rows": np.arange(len(x), dtype=np.int64)}
+    names = [output.name for output in session.get_outputs()]
+    return lambda: session.run(names, feeds)[0]
 
 
 def contestants(case: Case, threads: int, effort: Effort, folder: Path) -> list[Contestant]:

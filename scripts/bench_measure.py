@@ -24,6 +24,7 @@ from bench_cases import (
     INPUT,
     REPEATED,
     SEED,
+    SMALL,
     STREAMED,
     Case,
     artifact,
@@ -44,6 +45,8 @@ START_TARGET = 1.3
 STEP_TARGET = 20
 GROWTH_TARGET = 1.05
 MEMORY_TARGET = 150
+OWN_TARGET = 0.05
+THREADS_TARGET = 1.1
 
 SAMPLES = (1, 10, 100, 1_000, 10_000)
 ROWS = (1, 4, 16, 64)
@@ -156,6 +159,45 @@ def series(threads: int, effort: Effort, folder: Path) -> Json:
         },
         "thousand_to_hundred": {**tenfold.as_json(), **_target(tenfold.median, TENFOLD_TARGET, most=True)},
     }
+
+
+def own_python(effort: Effort, folder: Path) -> Json:
+    """What a small call takes beside the run of the graph itself: the round's difference to bare onnxruntime."""
+    case = replace(SMALL, samples=10)
+    path = artifact(case, build_model(case), folder)
+    model, x = keepdrop.load(path, threads=1), data(case)
+    bare = by.bare(path, case, x)
+    check_equal(model.sample(x, samples=case.samples, seed=SEED), bare(), "a call and bare onnxruntime")
+    runs = {
+        "bare onnxruntime": bare,
+        "sample": lambda: model.sample(x, samples=case.samples, seed=SEED),
+        "predict": lambda: model.predict(x, samples=case.samples, seed=SEED),
+        "predict and its mean": lambda: model.predict(x, samples=case.samples, seed=SEED).mean,
+    }
+    times = race([Contestant(name, run) for name, run in runs.items()], effort)
+    alone = times.pop("bare onnxruntime")
+    found = {name: spread(values - alone) for name, values in times.items()}
+    more = {name: {**value.as_json(), **_target(value.median, OWN_TARGET, most=True)} for name, value in found.items()}
+    return {"milliseconds": spread(alone).as_json(), "more": more}
+
+
+def threads_pay(threads: int, effort: Effort, folder: Path) -> list[Json]:
+    """The default number of threads against one, for calls that are too small for two and calls that are not."""
+    found = []
+    for base, samples in ((SMALL, 100), (BASE, 10), (BASE, 100), (BASE, 1000)):
+        case = replace(base, samples=samples)
+        path = artifact(base, build_model(base), folder)
+        runs = {str(n): by.sampler(path, case, data(case), n) for n in (1, threads)}
+        times = race([Contestant(name, run) for name, run in runs.items()], effort)
+        value = ratio(times[str(threads)], times["1"])
+        found.append(
+            {
+                "name": f"{case.steps}x{samples}x{case.features}x{case.units}",
+                "milliseconds": {name: spread(values).as_json() for name, values in times.items()},
+                "ratio": {**value.as_json(), **_target(value.median, THREADS_TARGET, most=True)},
+            }
+        )
+    return found
 
 
 def _race_sizes(runs: dict[int, Callable[[], Any]], effort: Effort) -> Times:

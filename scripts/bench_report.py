@@ -25,7 +25,15 @@ HEADINGS = {
 
 def markdown(report: Json) -> str:
     sections = [_about(report), _main(report["cases"], report["slower"])]
-    extra = {"head": _head, "generator": _generator, "series": _series, "streams": _streams, "fresh": _fresh}
+    extra = {
+        "head": _head,
+        "generator": _generator,
+        "series": _series,
+        "own_python": _own_python,
+        "threads_pay": _threads_pay,
+        "streams": _streams,
+        "fresh": _fresh,
+    }
     sections += [section(report[key]) for key, section in extra.items() if key in report]
     return "\n\n".join(sections) + "\n"
 
@@ -111,6 +119,30 @@ def _series(series: Json) -> str:
     ]
     tenfold = f"Time of 1,000 samples / time of 100: {_ratio(series['thousand_to_hundred'], most=True)}."
     return "\n\n".join(["### What the time follows (keepdrop, LSTM 50x100x8x64 unless said)", *tables, tenfold])
+
+
+def _own_python(own: Json) -> str:
+    rows = [[name, _ratio(value, most=True)] for name, value in own["more"].items()]
+    return "\n\n".join(
+        [
+            "### A call's own Python (one thread, LSTM 2x10x8x32)",
+            f"The run of the graph in bare onnxruntime takes {_spread(own['milliseconds'])} ms. Beside it, ms:",
+            _table(["call", "beside bare onnxruntime"], rows),
+        ]
+    )
+
+
+def _threads_pay(cases: list[Json]) -> str:
+    most = list(cases[0]["milliseconds"])[-1]
+    rows = [
+        [case["name"], *map(_spread, case["milliseconds"].values()), _ratio(case["ratio"], most=True)] for case in cases
+    ]
+    return "\n\n".join(
+        [
+            "### Threads, where they pay and where they would not (LSTM, one row)",
+            _table(["case", "at most 1 thread, ms", f"at most {most}, ms", f"at most {most} / 1"], rows),
+        ]
+    )
 
 
 def _streams(streams: list[Json]) -> str:

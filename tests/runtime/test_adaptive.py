@@ -162,6 +162,12 @@ def test_a_real_engine_gives_its_own_samples(one, closed, x) -> None:
     assert p.met.tolist() == [row == 3 for row in range(7)]
 
 
+def test_blocks_before_a_deadline_stay_within_their_room(drawn, table, monkeypatch) -> None:
+    monkeypatch.setattr(Table, "room", 60)
+    p, engine = drawn(table, deadline=1.0, a_sample=1e-5)
+    assert max(samples * rows for samples, rows in engine.runs) == 60 and p.n > 100
+
+
 def test_decisions_say_the_side(drawn) -> None:
     rng = np.random.default_rng(22)
     table = np.clip(rng.normal([0.2, 0.95, 0.8, 0.6], 0.1, (400, 4)), 0, 1)[..., np.newaxis]

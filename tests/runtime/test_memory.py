@@ -62,6 +62,9 @@ def test_samples_that_a_question_keeps_are_refused_as_they_outgrow_the_budget(on
         model.predict(x, until=never, max_samples=5000)
     with pytest.raises(keepdrop.TooLarge, match=r"the budget is 40\.0 kB"):
         model.predict(x, until=never, max_samples=5000, quantiles=(0.5,))
+    many = np.zeros((10_000, 3), np.float32)
+    with pytest.raises(keepdrop.TooLarge, match="4 summaries x 10,000 rows x 3 elements x 8 bytes"):
+        model.predict(many, until=never, quantiles=(0.05, 0.95))
     dropped = model.predict(x, until=never, max_samples=5000, quantiles=())
     assert dropped.n.tolist() == [5000] * 7
     np.testing.assert_allclose(dropped.mean, keepdrop.load(one).predict(x, samples=5000).mean, rtol=1e-6)

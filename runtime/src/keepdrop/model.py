@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, TypedDict, Union, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, Union, overload
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from keepdrop.answer.heads import Heads, resolved
@@ -22,7 +20,7 @@ from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
-from keepdrop.run.request import Request, check, integer
+from keepdrop.run.request import Asked, Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.stream.learning import Learning
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
@@ -32,21 +30,10 @@ from keepdrop.table import Table, fitted
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
+from .until.limits import most_samples, seconds_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-# What `until` and `deadline` end with where nothing is said.
-MAX_SAMPLES = 10_000
-
-
-class Asked(TypedDict):
-    """Which samples of which rows: what every call of a model says."""
-
-    samples: Optional[int]
-    seed: int
-    rows: Optional[ArrayLike]
-    first_sample: int
 
 
 @overload
@@ -269,12 +256,12 @@ class Model(Generic[Samples, Answers]):
         """
         began = adaptive.clock()
         adapts = until is not None or deadline is not None
-        most = _most_samples(samples, max_samples, adapts)
+        most = most_samples(samples, max_samples, adapts)
         request = self._checked(x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
         of_each = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
         if adapts:
-            ends = None if deadline is None else began + _seconds(deadline)
+            ends = None if deadline is None else began + seconds_of(deadline)
             found = adaptive.predict(self._engine, request, of_each, until, ends, numbers, progress)
         elif numbers is None:
             self._engine.demand(request, BYTES_SUMMARISED)
@@ -462,27 +449,6 @@ class Model(Generic[Samples, Answers]):
             found = [Tally.of(draws, head.kind) for draws, head in zip(outputs, heads)]
             tallies = [a.plus(b) for a, b in zip(tallies, found)] if tallies else found
         return [summarise(draws, numbers, tally, head) for draws, tally, head in zip(outputs, tallies, heads)]
-
-
-def _most_samples(samples: Optional[int], max_samples: Optional[int], adapts: bool) -> Optional[int]:
-    if adapts and samples is not None:
-        raise InputError(
-            f"samples is {samples!r} beside until= or deadline=, which find out how many; "
-            "give max_samples= to bound them"
-        )
-    if not adapts and max_samples is not None:
-        raise InputError(
-            f"max_samples is {max_samples!r} without until= or deadline=; give samples= for a fixed number"
-        )
-    if not adapts:
-        return samples
-    return integer("max_samples", MAX_SAMPLES if max_samples is None else max_samples, least=1)
-
-
-def _seconds(deadline: Any) -> float:
-    if isinstance(deadline, (int, float, np.number)) and math.isfinite(deadline) and deadline > 0:
-        return float(deadline)
-    raise InputError(f"deadline is {deadline!r}; give seconds above 0, such as 0.02 for 20 ms")
 
 
 def _unpickled(

@@ -19,8 +19,9 @@ from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import is_stream, standard_input
 from keepdrop.files.several import expanded
 from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
-from keepdrop.model import MAX_SAMPLES, load
+from keepdrop.model import load
 from keepdrop.run.device import available_threads
+from keepdrop.until.limits import MAX_SAMPLES
 
 from . import answering
 from .interrupts import ending_by_signal

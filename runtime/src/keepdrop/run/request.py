@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Optional
+from typing import Any, Optional, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,6 +82,15 @@ class Request:
         step = max(1, sample_rows // self.batch)
         for start in range(0, self.samples, step):
             yield self.cut(slice(0, self.batch), slice(start, min(start + step, self.samples)))
+
+
+class Asked(TypedDict):
+    """Which samples of which rows: what every call of a model says, as `check` takes it."""
+
+    samples: Optional[int]
+    seed: int
+    rows: Optional[ArrayLike]
+    first_sample: int
 
 
 def check(
