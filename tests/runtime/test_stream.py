@@ -556,6 +556,7 @@ def test_the_saved_state_is_the_documented_file(started) -> None:
         "keepdrop_stream": ("int64", ()),
         "contract": ("int64", ()),
         "artifact_sha256": ("<U64", ()),
+        "numbers_sha256": ("<U64", ()),
         "seed": ("int64", ()),
         "first_sample": ("int64", ()),
         "samples": ("int64", ()),
@@ -584,7 +585,7 @@ def changed(data: bytes, **entries) -> bytes:
     [
         ({"keepdrop_stream": np.int64(3)}, "bears keepdrop_stream version 3 and this keepdrop knows 1 to 2"),
         ({"contract": np.int64(2)}, "bears contract version 2"),
-        ({"artifact_sha256": np.array("ab" * 32)}, "was saved with another artifact.*'abababababab'"),
+        ({"numbers_sha256": np.array("ab" * 32)}, "was saved with another artifact"),
         ({"artifact_sha256": np.int64(1)}, r"its 'artifact_sha256' is int64 \[\], expected text"),
         ({"artifact_sha256": np.array({"a": 1}, object)}, "Object arrays cannot be loaded"),
         ({"state/total": None}, "it lacks 'state/total'"),
@@ -602,7 +603,10 @@ def changed(data: bytes, **entries) -> bytes:
         ({"rows": np.array([[4, 0, 2]])}, "its 'rows' is"),
         ({"steps_seen": np.array([1, 2, -3])}, "less than no step"),
         ({"steps_seen": np.array([1, 2])}, r"expected int64 \[3\]"),
-        ({"keepdrop_stream": np.int64(1)}, r"it also holds \['calibration', 'diverged', 'time', 'window'\]"),
+        (
+            {"keepdrop_stream": np.int64(1)},
+            r"it also holds \['calibration', 'diverged', 'numbers_sha256', 't",
+        ),
         ({"diverged": None}, "it lacks 'diverged'"),
         ({"time": np.array([0, np.nan, 0])}, "or at no time"),
     ],
@@ -652,10 +656,17 @@ def test_a_damaged_file_is_refused_or_holds_the_same(started, model) -> None:
     assert refused > len(data) / 2
 
 
-def test_another_artifact_is_refused(started, model, write, streaming_text, streaming_metadata) -> None:
-    other = dataclasses.replace(streaming_metadata, default_samples=9).to_json()
-    with pytest.raises(InputError, match="was saved with another artifact"):
-        keepdrop.load(write(streaming_text, other, "other.onnx")).resume(started.save())
+def test_a_rebuild_goes_on_and_another_artifact_is_refused(
+    started, model, write, streaming_text, streaming_metadata, other, steps
+) -> None:
+    told = dataclasses.replace(streaming_metadata, default_samples=9).to_json()
+    rebuilt = keepdrop.load(write(streaming_text, told, "rebuilt.onnx"))
+    resumed = rebuilt.resume(started.save())
+    assert_same(resumed.push(steps[:, 5]), started.push(steps[:, 5]))
+    before = changed(started.save(), keepdrop_stream=np.int64(1), **dict.fromkeys(NEW))
+    for data, loaded in ((started.save(), other), (before, other), (before, rebuilt)):
+        with pytest.raises(InputError, match="was saved with another artifact"):
+            loaded.resume(data)
 
 
 @pytest.fixture
@@ -732,7 +743,7 @@ def test_a_stream_outlives_its_file(write, streaming_text, streaming_metadata) -
     assert len(s.save()) > 0
 
 
-NEW = ("window", "diverged", "time", "calibration")  # the entries that version 1 has not
+NEW = ("numbers_sha256", "window", "diverged", "time", "calibration")  # the entries that version 1 has not
 
 
 def test_a_state_of_before_is_read(started, model, steps) -> None:

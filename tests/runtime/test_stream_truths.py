@@ -196,6 +196,15 @@ def test_a_state_of_another_calibration_learns_anew(model, plain, series, truths
     np.testing.assert_array_equal(without.push(series[380:381]).samples, s.push(series[380:381]).samples)
 
 
+def test_a_state_of_before_calibrating_goes_on(plain, model, series) -> None:
+    s = begun(plain)
+    s.push(series[None, :7])
+    resumed = keepdrop.load(io.BytesIO(model.to_bytes())).resume(s.save())
+    wanted, found = s.push(series[7:8]), resumed.push(series[7:8])
+    np.testing.assert_array_equal(found.samples, wanted.samples)
+    assert resumed.observe(0.5).covered(0.9).shape == (1,)
+
+
 def test_a_reset_drops_the_answers_that_wait(model, series, truths) -> None:
     s = begun(model)
     follow(s, series, truths, 300, 380, delay=1)

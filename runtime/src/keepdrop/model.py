@@ -427,7 +427,7 @@ class Model(Generic[Samples, Answers]):
         return Stream(self._session, self._engine, self._budget, saved, steps, learning, self._named)
 
     def _identity(self) -> Identity:
-        return Identity(self._session.sha256())
+        return Identity(self._session.sha256(), self._session.numbers_digest())
 
     def _checked(self, x: Any, **asked: Unpack[Asked]) -> Request:
         return check(self.metadata, x, budget=self._budget, **asked)

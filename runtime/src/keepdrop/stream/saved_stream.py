@@ -3,6 +3,8 @@
     keepdrop_stream    int64 []        version of this format, 2
     contract           int64 []        version of the sampling contract
     artifact_sha256    str []          digest of the artifact's file, in hexadecimal
+    numbers_sha256     str []          digest of what its numbers depend on, by which it is known: a rebuild and a
+                                       calibrated copy have the same
     seed               int64 []
     first_sample       int64 []
     samples            int64 []
@@ -16,8 +18,10 @@
     feedback/OUTPUT/NAME [rows, ...]   what each row learned from truths, as `keepdrop.calibration.feedback` has it
 
 Masks are left out: they follow from seed, row and sample number, and are made anew. The archive's own checksums tell a
-damaged file. Version 1, which is read as well, has no `window`, `diverged`, `time` and nothing that was
-learned. What was learned with another calibration is left, and the rows begin to learn anew.
+damaged file. What was learned with another calibration is left, and the rows begin to learn anew.
+
+Version 1, which is read as well, has no `numbers_sha256` (it is bound to the file), `window`, `diverged` and `time`, and
+nothing that was learned.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ TIME = "time"
 # What is kept of a row beside its states, and where it starts; its dtype is that of these numbers.
 AT_START: Mapping[str, float] = {STEPS_SEEN: 0, DIVERGED: 0, TIME: -math.inf}
 # The entries that have come since, by the version that brought them.
-SINCE = {"window": 2, DIVERGED: 2, TIME: 2, CALIBRATION: 2}
+SINCE = {"numbers_sha256": 2, "window": 2, DIVERGED: 2, TIME: 2, CALIBRATION: 2}
 MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
@@ -59,9 +63,16 @@ OnNewArtifact = Literal["refuse", "keep", "reset"]
 
 
 class Identity(NamedTuple):
-    """Which artifact a stream is of."""
+    """Which artifact a stream is of: its file, and what its numbers depend on ("" where that is not known)."""
 
     artifact_sha256: str
+    numbers_sha256: str
+
+    def same(self, other: Identity) -> bool:
+        """Whether both give the same numbers."""
+        if self.numbers_sha256 and other.numbers_sha256:
+            return self.numbers_sha256 == other.numbers_sha256
+        return self.artifact_sha256 == other.artifact_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +161,9 @@ class StreamFile:
         contract = entries.number("contract")
         if contract != CONTRACT_VERSION:
             raise entries.unknown("contract", contract, str(CONTRACT_VERSION))
-        self.identity = Identity(str(entries.take("artifact_sha256", None, ())))
+        artifact = str(entries.take("artifact_sha256", None, ()))
+        numbers = str(entries.take("numbers_sha256", None, ())) if self._has("numbers_sha256") else ""
+        self.identity = Identity(artifact, numbers)
         self.seed = entries.number("seed")
         self.first_sample = entries.number("first_sample", least=0)
         self.samples = entries.number("samples", least=1)
@@ -172,14 +185,14 @@ class StreamFile:
         """What goes on with the artifact of this identity, which has these states; `Model.resume` says how."""
         if on_new_artifact not in get_args(OnNewArtifact):
             raise InputError(f"on_new_artifact is {on_new_artifact!r}; give one of {list(get_args(OnNewArtifact))}")
-        found, wanted = self.identity.artifact_sha256, identity.artifact_sha256
-        if found == wanted:
-            return self.read(states, learning)
+        if self.identity.same(identity):
+            return replace(self.read(states, learning), identity=identity)
         if on_new_artifact == "refuse":
             raise InputError(
-                f"{self.name} was saved with another artifact: that one's sha256 begins with {found[:12]!r}, and this "
-                f"one's with {wanted[:12]!r}; load the artifact it was saved with, start a new stream, or say by "
-                "on_new_artifact= that its states are to be kept or reset"
+                f"{self.name} was saved with another artifact: that one's sha256 begins with "
+                f"{self.identity.artifact_sha256[:12]!r}, and this one's with {identity.artifact_sha256[:12]!r}; load "
+                "the artifact it was saved with, start a new stream, or say by on_new_artifact= that its states are to "
+                "be kept or reset"
             )
         if on_new_artifact == "reset":
             return replace(self.at_start(states, learning), identity=identity)
