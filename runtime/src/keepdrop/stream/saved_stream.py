@@ -20,8 +20,8 @@
 Masks are left out: they follow from seed, row and sample number, and are made anew. The archive's own checksums tell a
 damaged file. What was learned with another calibration is left, and the rows begin to learn anew.
 
-Version 1, which is read as well, has no `numbers_sha256` (it is bound to the file), `window`, `diverged` and `time`, and
-nothing that was learned.
+Version 1, which is read as well, is bound to the artifact's file: it has no `numbers_sha256`, `window`, `diverged` and
+`time`, and nothing that was learned.
 """
 
 from __future__ import annotations
