@@ -188,7 +188,7 @@ def test_the_command_takes_a_budget(one, x, tmp_path) -> None:
     np.save(tmp_path / "x.npy", x)
     command = ["predict", str(one), str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.npz"), "--memory"]
     for size, text in (
-        ("100", "the budget is 100 bytes (memory=)"),
+        ("100", "the budget is 100 bytes (--memory)"),
         ("200", "--memory gives more"),
         ("much", "memory is 'much'"),
     ):

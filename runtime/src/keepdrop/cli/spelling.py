@@ -12,7 +12,15 @@ import click
 
 # `name=`, or `name=value`; what is called, as in `predict(quantiles=(0.05, 0.95))`, is Python's and stays.
 QUOTES = "'\""
-PARAMETER = re.compile(r"(?<![\w(])(?P<name>[a-z_]+)=(?P<value>\w[\w.]*|'[^']*'|\"[^\"]*\")?(?![\w(\[{=])")
+PARAMETER = re.compile(r"(?<!\w)(?<!\w\()(?P<name>[a-z_]+)=(?P<value>\w[\w.]*|'[^']*'|\"[^\"]*\")?(?![\w(\[{=])")
+
+# What is said of the export, whatever the command at hand.
+OF_EXPORT = (
+    (re.compile(r"\bwith streaming=False\b"), "without --streaming"),
+    (re.compile(r"\bwith streaming=True\b"), "with --streaming"),
+    (re.compile(r"\bformat='savedmodel'"), "--format savedmodel"),
+    (re.compile(r"\bheads=\{'([^']+)': '([^']+)'\}"), r"--head \1=\2"),
+)
 
 
 def spelled(message: str, command: click.Command) -> str:
@@ -30,4 +38,6 @@ def spelled(message: str, command: click.Command) -> str:
             return match[0]
         return f"{options[name]} {value.strip(QUOTES)}" if value else options[name]
 
+    for pattern, text in OF_EXPORT:
+        message = pattern.sub(text, message)
     return PARAMETER.sub(option, message)
