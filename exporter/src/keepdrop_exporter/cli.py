@@ -130,6 +130,12 @@ def _dropout(help: str) -> Callable[[Any], Any]:
 @_dropout("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
 @_with(_scaling)
 @click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="What the columns of raw readings mean, and what the outputs forecast: predict then takes the raw file.",
+)
+@click.option(
     "--default-samples",
     default=DEFAULT_SAMPLES,
     show_default=True,
@@ -163,6 +169,14 @@ def export(
 
     --input-scaler and --output-scaler put the scaling of the training data into the file, so that it takes and gives
     numbers in their own units; keepdrop_exporter.scaler_json(scaler) writes the JSON of a fitted scaler.
+
+    --table says which columns of a raw file are the inputs, which are computed from the time, and what the outputs
+    forecast, in which unit and how many steps ahead:
+
+    \b
+      {"time": {"column": "date", "step": "1h"},
+       "inputs": [{"column": "temp", "unit": "°F"}, {"cyclic": "hour"}],
+       "outputs": {"target": "temp", "unit": "°F", "ahead": 6}}
     """
     api = _exporter()
     began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +17,19 @@ from keepdrop.artifact.metadata import (
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
+    TABLE_KEY,
     Head,
     Metadata,
     Verification,
 )
-from keepdrop.artifact.savedmodel import METADATA_ASSET
+from keepdrop.artifact.properties import with_properties
+from keepdrop.artifact.savedmodel import METADATA_ASSET, write_savedmodel_properties
+from keepdrop.errors import InputError
+from keepdrop.table import Table, fitted
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.reading import Loaded, load, read
 from keepdrop_exporter.plan import ATOL, RTOL
-from keepdrop_exporter.plan.draws import Plan, make_plan
+from keepdrop_exporter.plan.draws import Plan, make_plan, tensors
 from keepdrop_exporter.plan.heads import find_heads
 from keepdrop_exporter.plan.inputs import Data
 from keepdrop_exporter.trace.function import Traced, trace
@@ -64,6 +69,7 @@ def export(
     dropout: Mapping[str, float] | None = None,
     input_scaler: Any = None,
     output_scaler: Any = None,
+    table: Table | Mapping[str, Any] | str | Path | None = None,
     default_samples: int = DEFAULT_SAMPLES,
     heads: Heads | None = None,
     rows: int = 4,
@@ -98,6 +104,9 @@ def export(
     input_scaler, output_scaler
         What the inputs and the targets were scaled with, for an artifact that takes and gives raw numbers; see
         ``with_scaling``. It comes after ``dropout``, and the artifact is verified against that model.
+    table
+        What columns of readings mean to the model, and its outputs to the user: a ``keepdrop.Table``, a dict of its
+        parameters or a JSON file. It goes into the artifact, with the names and lengths that the model has.
     default_samples
         How many samples ``keepdrop`` draws where none are asked for.
     heads
@@ -131,11 +140,14 @@ def export(
     if write is _write_onnx:
         onnx_export.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
-    raw_model, lines = scaled(retrofit_model, input_scaler, output_scaler, heads)
+    declared = None if table is None else _table(table)
+    columns = None if declared is None else _columns(declared, retrofit_model)
+    raw_model, lines = scaled(retrofit_model, input_scaler, output_scaler, heads, columns)
     loaded = replace(loaded, model=raw_model, changes=(*loaded.changes, *changes, *lines))
     progress("plan")
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
+    text = None if declared is None else _fitted(declared, plan, known_heads).to_json()
     progress("trace")
     traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
     progress("convert")
@@ -148,6 +160,8 @@ def export(
         cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
         metadata = replace(metadata, verified=verified, cost=cost)
         update(metadata)
+        if text is not None:
+            _write_property(partial, TABLE_KEY, text)
         writing.replace(partial, target)
     return Report(target, writing.size(target), metadata, (*loaded.changes, *described.notes, *head_notes))
 
@@ -209,6 +223,35 @@ def verify(
     check = verify_stream if streaming else verify_plan
     plan = make_plan(keras_model)
     return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+
+
+def _table(table: Table | Mapping[str, Any] | str | Path) -> Table:
+    try:
+        if isinstance(table, Table):
+            return table
+        return Table.from_json(json.dumps(dict(table))) if isinstance(table, Mapping) else Table.read(table)
+    except InputError as error:
+        raise ExportError(f"table: {error}") from error
+
+
+def _columns(table: Table, model: keras.Model) -> dict[str, tuple[str, ...]]:
+    """The names of each input's columns; of a table that does not name the only input, those of the first."""
+    first = tensors(model)[0][0].name
+    return {name or first: of.names for name, of in table.inputs.items()}
+
+
+def _fitted(table: Table, plan: Plan, heads: tuple[Head, ...]) -> Table:
+    try:
+        return fitted(table, plan.inputs, plan.outputs, heads)
+    except InputError as error:
+        raise ExportError(f"table: {error}") from error
+
+
+def _write_property(path: Path, key: str, text: str) -> None:
+    if path.is_dir():
+        write_savedmodel_properties(path, {key: text})
+    else:
+        path.write_bytes(with_properties(path.read_bytes(), {key: text}))
 
 
 def _declared(heads: tuple[Head, ...]) -> dict[str, str]:

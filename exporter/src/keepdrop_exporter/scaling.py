@@ -70,9 +70,17 @@ def with_scaling(
 
 
 def scaled(
-    model: keras.Model, inputs: Any, outputs: Any, heads: Heads | None = None
+    model: keras.Model,
+    inputs: Any,
+    outputs: Any,
+    heads: Heads | None = None,
+    columns: Mapping[str, tuple[str, ...]] | None = None,
 ) -> tuple[keras.Model, tuple[str, ...]]:
-    """``with_scaling`` and a line for each input and output that is scaled; the model itself where none is."""
+    """``with_scaling`` and a line for each input and output that is scaled; the model itself where none is.
+
+    ``columns`` are the names of each input's columns, in the model's order, where they are known: a scaler that knows
+    its own has to agree, and leaves those it does not name as they are.
+    """
     if inputs is None and outputs is None:
         return model, ()
     if keras_hooks.layer_graph(model) is None:
@@ -82,6 +90,9 @@ def scaled(
         )
     taken, given = tensors(model)
     of_inputs = _by_name(inputs, taken, "input")
+    for name, names in (columns or {}).items():
+        if name in of_inputs:
+            of_inputs[name] = _placed(of_inputs[name], names, f"input {name!r}")
     of_outputs = _by_name(outputs, given, "output")
     _refuse_masked(model, taken, of_inputs)
     found, _ = find_heads(model, given, heads)
@@ -113,6 +124,21 @@ def _by_name(scalers: Any, tensors: Sequence[Tensor], kind: str) -> dict[str, Sc
     if len(names) > 1:
         raise ScalingError(f"the model has the {kind}s {names}; give a dict of scalers by {kind}")
     return {names[0]: _read(scalers, f"{kind} {names[0]!r}")}
+
+
+def _placed(scaler: Scaler, columns: tuple[str, ...], where: str) -> Scaler:
+    """The scaler's columns among those of the input, by name."""
+    if scaler.names is None or scaler.names == columns:
+        return scaler
+    places = [columns.index(name) for name in scaler.names if name in columns]
+    if len(places) < scaler.width or places != sorted(places):
+        raise ScalingError(
+            f"{where}: its scaler was fitted on ({', '.join(scaler.names)}), and the table has ({', '.join(columns)}); "
+            "give the table's columns in the order the model was trained with, which is the scaler's"
+        )
+    offset, scale = np.zeros(len(columns)), np.ones(len(columns))
+    offset[places], scale[places] = scaler.offset, scaler.scale
+    return Scaler(offset, scale, columns)
 
 
 def _read(scaler: Any, where: str) -> Scaler:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, Union, overload
 
@@ -16,6 +16,7 @@ from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenat
 from keepdrop.answer.results import Answers, Samples, of_outputs
 from keepdrop.artifact.metadata import CALIBRATION_KEY, TABLE_KEY, Head, Metadata
 from keepdrop.artifact.properties import with_properties
+from keepdrop.artifact.savedmodel import savedmodel_metadata, savedmodel_properties
 from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
@@ -483,13 +484,22 @@ def _stored(session: AnySession) -> Optional[Calibration]:
         raise ArtifactError(f"{session.path}: {error}") from error
 
 
+def savedmodel_table(directory: Union[str, os.PathLike[str]]) -> Optional[Table]:
+    """The table of a SavedModel, read without TensorFlow; ArtifactError where it has none that fits."""
+    metadata = savedmodel_metadata(directory)
+    return _table_of(os.fsdecode(directory), metadata, savedmodel_properties(directory))
+
+
 def _declared(session: AnySession) -> Optional[Table]:
     """What the artifact says of tables, completed by what it says of itself."""
-    text = session.properties.get(TABLE_KEY)
+    return _table_of(session.path, session.metadata, session.properties)
+
+
+def _table_of(path: str, metadata: Metadata, properties: Mapping[str, str]) -> Optional[Table]:
+    text = properties.get(TABLE_KEY)
     if text is None:
         return None
-    metadata = session.metadata
     try:
         return fitted(Table.from_json(text), metadata.inputs, metadata.outputs, metadata.heads)
     except InputError as error:
-        raise ArtifactError(f"{session.path}: its {TABLE_KEY!r} does not fit it: {error}; export it again") from error
+        raise ArtifactError(f"{path}: its {TABLE_KEY!r} does not fit it: {error}; export it again") from error

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,7 +14,9 @@ import click
 
 from keepdrop import __version__
 from keepdrop.files import outputs
+from keepdrop.files.headed import Headed
 from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, identity
+from keepdrop.files.sources import Source
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.run.session import ONNXRUNTIME_VERSION
 
@@ -75,10 +77,20 @@ def tell_long(job: Job) -> None:
         )
 
 
-def to_standard_output(job: Job, averages: Averages, reached: Reached) -> None:
+def layout(source: Source, job: Job, wide: bool, units: bool) -> Optional[outputs.Layout]:
+    """How answers are laid out where the source's columns are declared; known in full once its lines were read."""
+    table = getattr(source, "table", None)
+    if table is None:
+        return None
+    return outputs.Layout(Headed(table, job.heads, wide), getattr(source, "zoned", False), units)
+
+
+def to_standard_output(
+    job: Job, averages: Averages, reached: Reached, laid_out: Callable[[], Optional[outputs.Layout]]
+) -> None:
     """Answer in JSON lines, piece by piece."""
     for fields in job.answers():
-        click.echo(outputs.json_lines(fields), nl=False)  # which flushes
+        click.echo(outputs.json_lines(fields, laid_out()), nl=False)  # which flushes
         averages.add(fields)
         reached.rows += len(next(iter(fields.values())))
 

@@ -14,7 +14,8 @@ from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, Stat
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
 from keepdrop.labelled.tables import described
-from keepdrop.model import load
+from keepdrop.model import load, savedmodel_table
+from keepdrop.table.lines import table_lines
 
 from .options import json_option
 
@@ -35,11 +36,14 @@ def inspect(file: Path, as_json: bool) -> None:
     model = None if file.is_dir() else load(file, threads=1)
     metadata = savedmodel_metadata(file) if model is None else model.metadata
     calibration = None if model is None else model.calibration
+    table = savedmodel_table(file) if model is None else model.table
     if as_json:
         told = {} if calibration is None else {"calibration": json.loads(calibration.to_json())}
+        told.update({} if table is None else {"table": json.loads(table.to_json())})
         click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json()), **told}))
     else:
-        click.echo("\n".join([str(file), *_described(metadata, calibration)]))
+        lines = _described(metadata, calibration)
+        click.echo("\n".join([str(file), *([] if table is None else table_lines(table)), *lines]))
 
 
 def _described(metadata: Metadata, calibration: Optional[Calibration]) -> list[str]:

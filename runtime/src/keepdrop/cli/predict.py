@@ -21,6 +21,8 @@ from keepdrop.files.several import expanded
 from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.model import load
 from keepdrop.run.device import available_threads
+from keepdrop.table import Column, Table, Time
+from keepdrop.table.declared import HOLD
 from keepdrop.until.limits import MAX_SAMPLES
 
 from . import answering
@@ -115,6 +117,9 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     metavar="TIME",
     help="The column of times by which lines are sorted first, within their series where there is --id.",
 )
+@click.option("--last", is_flag=True, help="Only the newest window of each series: the forecast from now on.")
+@click.option("--wide", is_flag=True, help="A horizon's steps as columns instead of lines.")
+@click.option("--units/--no-units", default=True, show_default=True, help="Write units into headings.")
 @click.option("--first-row", type=INT64, help="The row id of the first row of INPUT. [default: 0]")
 @click.option("--rows", "span", metavar="A:B", callback=_span, help="Only rows A to B - 1, counted from 0.")
 @click.option("--part", metavar="I/N", callback=_part, help="Only part I of N equal ones, for N processes or machines.")
@@ -137,6 +142,9 @@ def predict(
     missing: Missing,
     on_error: str,
     order: Optional[str],
+    last: bool,
+    wide: bool,
+    units: bool,
     span: Optional[Span],
     part: Optional[tuple[int, int]],
     resume: bool,
@@ -154,8 +162,12 @@ def predict(
     .parquet or .npz, and holds of every row its id, mean, standard deviation and the intervals asked for. Files may be
     larger than memory. A row's id is its position in INPUT: however a file is split, the numbers are the same.
 
+    Where ARTIFACT was exported with --table, the lines of INPUT are raw readings, columns in any order and more than
+    needed: windows, calendar and units are as the table says, and an answer bears the time it is for.
+
     \b
     Example:
+      keepdrop predict forecaster.onnx sensors.csv -o forecast.csv --interval 0.9 --plot forecast.png
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
       keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
       keepdrop predict calibrated.onnx readings.csv --window 48 -o out.csv --interval 0.9 --above 80
@@ -178,7 +190,24 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    choice = Choice(columns, id_column, window, time_column, time_format, missing, on_error == "skip", dialect, order)
+    table = None if columns or window else _table(model.table, id_column, time_column or order, time_format, missing)
+    if table is None and (last or wide):
+        raise InputError("--last and --wide are for artifacts that say what columns mean (keepdrop export --table)")
+    if table is not None and order is not None:
+        id_column, time_format = table.id, table.time.format if table.time else None
+    choice = Choice(
+        columns,
+        id_column,
+        window,
+        time_column,
+        time_format,
+        missing,
+        on_error == "skip",
+        dialect,
+        order,
+        table,
+        last,
+    )
     averages, reached = Averages(), answering.Reached(printed=output == PIPE, kept=resume)
     with ending_by_signal(reached.text), opened(files or standard_input(), model.metadata, choice) as source:
         job = Job(model, source, question, _chosen(source, span, part), batch)
@@ -186,7 +215,7 @@ def predict(
             answering.check(job)
         answering.tell_long(job)
         if output == PIPE:
-            answering.to_standard_output(job, averages, reached)
+            answering.to_standard_output(job, averages, reached, lambda: answering.layout(source, job, wide, units))
         else:
             description = None
             if resume:
@@ -194,7 +223,8 @@ def predict(
                 description = answering.described(model.sha256, files, job, {**choice.described(), "threads=": count})
             with answering.work(output, description) as finished:
                 answering.into(finished, job, question, reached)
-                outputs.write(output, finished, output.with_name(f".{output.name}.tmp") if resume else None)
+                layout = answering.layout(source, job, wide, units)
+                outputs.write(output, finished, output.with_name(f".{output.name}.tmp") if resume else None, layout)
                 for fields in finished.pieces():
                     averages.add(fields)
                 if plots and plot:
@@ -299,6 +329,25 @@ def _question(
     if not question.adapts:
         return question
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
+
+
+def _table(
+    table: Optional[Table], id: Optional[str], time: Optional[str], time_format: Optional[str], missing: Missing
+) -> Optional[Table]:
+    """The artifact's table, with what the command line says otherwise."""
+    if table is None:
+        return None
+    inputs, rule = dict(table.inputs), table.missing
+    source = click.get_current_context().get_parameter_source("missing")
+    if source is not None and source.name != "DEFAULT":
+        rule = f"{HOLD} {missing}" if isinstance(missing, int) else missing
+        for name, of in table.inputs.items():
+            columns = (dataclasses.replace(c, missing=None) if isinstance(c, Column) else c for c in of.columns)
+            inputs[name] = dataclasses.replace(of, columns=tuple(columns))
+    when = table.time or (Time(time) if time else None)
+    if when is not None:
+        when = dataclasses.replace(when, column=time or when.column, format=time_format or when.format)
+    return Table(inputs, table.outputs, when, id or table.id, rule)
 
 
 def _plots(target: Path) -> Any:

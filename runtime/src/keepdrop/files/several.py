@@ -60,6 +60,8 @@ class SeveralSource:
             self.features: tuple[str, ...] = first.features
             self.manner: str = first.manner
             self._example = first.example()
+            self.table = getattr(first, "table", None)
+        self.zoned = False
 
     def count(self) -> Optional[int]:
         """The number of rows."""
@@ -87,6 +89,7 @@ class SeveralSource:
             with self._opened(path) as source:
                 for rows in source.read(max(0, start - begin), last, size):
                     labels = {FILE: np.full(len(rows), path.name), **rows.labels}
+                    self.zoned |= getattr(source, "zoned", False)
                     yield dataclasses.replace(rows, labels=labels)
 
     def _numbers(self) -> list[int]:

@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from keepdrop.artifact.metadata import Metadata, Tensor
 from keepdrop.errors import InputError
+from keepdrop.table import Table
 
 from . import gaps, opening
 from .arrays import ArraySource
+from .declared import DeclaredSource
 from .fields import written_times
 from .gaps import Hold, Missing
+from .last import LastRows
 from .lines import Dialect, Picked
 from .ordered import OrderedReader
 from .reader import Reader, Readings, Selection, joined
@@ -80,6 +83,11 @@ class Choice:
         What becomes of a missing number.
     order
         The column of times by which lines are sorted first, within their series where there is an id.
+    table
+        What columns mean, with names and lengths as :func:`keepdrop.table.fitted` gives them; unless `columns` or
+        `window` say otherwise. The table's id, time and rules are those that count then.
+    last
+        With a table, only the newest window of each series.
     skip
         Whether a line that cannot be read leaves the rows with it unanswered rather than stopping.
     dialect
@@ -95,6 +103,8 @@ class Choice:
     skip: bool = False
     dialect: Dialect = Dialect()
     order: Optional[str] = None
+    table: Optional[Table] = None
+    last: bool = False
 
     def described(self) -> dict[str, Any]:
         """What rows depend on beside their columns, by parameter."""
@@ -108,6 +118,8 @@ class Choice:
             "separator=": self.dialect.separator,
             "decimal=": self.dialect.decimal,
             "order=": self.order,
+            "table=": None if self.table is None else self.table.to_json(),
+            "last=": self.last,
         }
 
 
@@ -138,9 +150,10 @@ def opened(files: Union[Path, IO[bytes], Sequence[Path]], metadata: Metadata, ch
         with _opened(paths[0], metadata, choice) as source:
             yield source
     else:
-        with _opened(paths[0], metadata, choice) as first:
-            # What the first file's columns are, by name, holds for all.
-            choice = replace(choice, columns=first.features or None)
+        if choice.table is None:
+            with _opened(paths[0], metadata, choice) as first:
+                # What the first file's columns are, by name, holds for all.
+                choice = replace(choice, columns=first.features or None)
         yield SeveralSource(paths, lambda path: _opened(path, metadata, choice))
 
 
@@ -499,6 +512,9 @@ def _of_table(reader: Reader, metadata: Metadata, choice: Choice) -> Source:
         if choice.window:
             raise InputError(f"{reader.name} holds whole examples by input name; leave window= out")
         return ExampleSource(reader, metadata.inputs, choice.id)
+    if choice.table is not None and not choice.columns and choice.window is None:
+        source = DeclaredSource(reader, choice.table, metadata.inputs, choice.skip)
+        return LastRows(source) if choice.last else source
     if len(names) > 1:
         raise InputError(
             f"the model has {len(names)} inputs and {reader.name} is one table; "
