@@ -162,7 +162,7 @@ def test_missing_values_by_the_command_line(artifact: Path, tmp_path: Path) -> N
     data.loc[6, "temp"] = np.nan
     data.to_csv(tmp_path / "gap.csv", index=False)
     said = run("predict", artifact, tmp_path / "gap.csv", "-o", tmp_path / "out.csv", code=1)
-    assert "gap.csv, line 8, column 'temp' is empty; fill or drop such lines first, or see --missing" in said
+    assert "gap.csv, line 8, column 'temp' is empty; fill or drop such lines first" in said
     run("predict", artifact, tmp_path / "gap.csv", "-o", tmp_path / "out.csv", "--missing", "skip")
     found = rows(tmp_path / "out.csv")
     assert [row["temp_mean [°F]"] == "" for row in found] == [3 <= i <= 6 for i in range(len(found))]
