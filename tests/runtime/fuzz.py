@@ -1,4 +1,4 @@
-"""Mutated artifacts: an error of ours or a correct answer, never a crash, a hang or a silent wrong answer.
+"""Mutated artifacts and inputs: an error of ours or a correct answer, never a crash, a hang or a silent wrong answer.
 
 Each case is a kind, an artifact and a number that seeds it; cases run in worker processes, since a crash in native code
 ends a process, under a watchdog and a bound on memory. Run as a script for as many cases as wanted:
@@ -12,6 +12,8 @@ import argparse
 import collections
 import contextlib
 import copy
+import functools
+import gzip
 import io
 import json
 import os
@@ -19,6 +21,7 @@ import queue
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +31,9 @@ import numpy as np
 
 import keepdrop
 from keepdrop.artifact import onnx_file, wire
-from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY
+from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY, Metadata
+from keepdrop.files import sources
+from keepdrop.run.request import check
 
 DATA = Path(__file__).parent / "data"
 ARTIFACTS = ("forecaster", "sentence")
@@ -198,6 +203,102 @@ def rebuilt(rng: random.Random, data: bytes) -> bytes:
     return model.SerializeToString()
 
 
+def readings() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((60, 2)).astype(np.float32).round(3)
+
+
+def examples() -> np.ndarray:
+    return np.stack([readings()[i : i + 5] for i in range(56)])
+
+
+def npy() -> bytes:
+    file = io.BytesIO()
+    np.save(file, examples())
+    return file.getvalue()
+
+
+def npz(save: Callable[..., None] = np.savez) -> bytes:
+    file = io.BytesIO()
+    save(file, window=examples())
+    return file.getvalue()
+
+
+def csv() -> bytes:
+    lines = [f"2024-01-{i // 24 + 1:02}T{i % 24:02}:00Z,s{i // 30},{a},{b}" for i, (a, b) in enumerate(readings())]
+    return "\n".join(["when,id,a,b", *lines, ""]).encode()
+
+
+def parquet() -> bytes:
+    from keepdrop.files import arrow
+
+    file = io.BytesIO()
+    arrow.write(file, iter([{"a": readings()[:, 0], "b": readings()[:, 1]}]))
+    return file.getvalue()
+
+
+# Files that `predict` reads, by kind: the suffix, the content, and how the rows are chosen.
+WINDOWS = {"window": 5, "columns": ("a", "b")}
+FILES: dict[str, tuple[str, Callable[[], bytes], dict[str, Any]]] = {
+    "npy": (".npy", npy, {}),
+    "npz": (".npz", npz, {}),
+    "npz deflated": (".npz", lambda: npz(np.savez_compressed), {}),
+    "csv": (".csv", csv, {**WINDOWS, "time": "when", "id": "id"}),
+    "csv skipped": (".csv", csv, {**WINDOWS, "time": "when", "id": "id", "skip": True, "missing": 2}),
+    "csv ordered": (".csv", csv, {**WINDOWS, "order": "when", "id": "id"}),
+    "csv.gz": (".csv.gz", lambda: gzip.compress(csv(), mtime=0), {**WINDOWS, "time": "when", "id": "id"}),
+    "jsonl": (
+        ".jsonl",
+        lambda: b"".join(json.dumps({"a": a, "b": b}).encode() + b"\n" for a, b in readings().tolist()),
+        WINDOWS,
+    ),
+    "jsonl examples": (
+        ".jsonl",
+        lambda: b"".join(json.dumps({"window": x}).encode() + b"\n" for x in examples().tolist()),
+        {},
+    ),
+    "parquet": (".parquet", parquet, WINDOWS),
+}
+# These bear checksums of all that counts.
+PROVEN = ("npz", "npz deflated", "csv.gz")
+
+
+@functools.cache
+def forecaster() -> Metadata:
+    return keepdrop.load(DATA / "forecaster.onnx", threads=1).metadata
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """Torn, or changed in its first bytes, where headers are."""
+    if rng.random() < 0.7:
+        return torn(rng, data)
+    content = bytearray(data)
+    content[rng.randrange(min(len(content), 140))] = rng.randrange(256)
+    return bytes(content)
+
+
+def file_outcome(case: Case, folder: Path) -> str:
+    """What became of a damaged input: "refused", or "answered" with rows that a job would sample."""
+    suffix, content, choice = FILES[case.kind]
+    rng = random.Random(repr(case))
+    path = folder / f"x{suffix}"
+    path.write_bytes(damaged(rng, content()))
+    metadata = forecaster()
+    try:
+        with sources.opened(path, metadata, sources.Choice(**choice)) as source:
+            start, stop = sorted((rng.randrange(56), source.count() or 0))
+            rows = list(source.read(start, stop, 7))
+            for part in filter(len, rows):
+                check(metadata, part.inputs, samples=1, seed=0, rows=part.ids, first_sample=0)
+    except keepdrop.KeepdropError:
+        return "refused"
+    if case.kind in PROVEN and rows:
+        found = [x["window"] if isinstance(x, dict) else x for x in (part.inputs for part in rows)]
+        expected = examples() if case.kind != "csv.gz" else np.delete(examples(), range(26, 30), axis=0)
+        if not np.array_equal(np.concatenate(found), expected[start:stop]):
+            return "WRONG rows"
+    return "answered"
+
+
 def mutated(case: Case) -> bytes:
     """The file of a case."""
     rng = random.Random(repr(case))
@@ -216,7 +317,8 @@ def mutated(case: Case) -> bytes:
     raise ValueError(case.kind)
 
 
-KINDS = ("torn", "metadata", "forged", "graph")
+ARTIFACT_KINDS = ("torn", "metadata", "forged", "graph")
+KINDS = (*ARTIFACT_KINDS, *FILES)
 # Where the metadata or the checksum could tell, an answer has to be the right one.
 TELLING = ("torn", "metadata")
 
@@ -262,13 +364,14 @@ def work() -> None:
     # Native code may print too.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for line in sys.stdin:
-        case = Case(*json.loads(line))
-        try:
-            found = outcome(case, right)
-        except Exception as error:
-            found = f"RAISED {type(error).__name__}: {error}"[:300].replace("\n", " ")
-        print(json.dumps(found), file=answers, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for line in sys.stdin:
+            case = Case(*json.loads(line))
+            try:
+                found = file_outcome(case, Path(folder)) if case.kind in FILES else outcome(case, right)
+            except Exception as error:
+                found = f"RAISED {type(error).__name__}: {error}"[:300].replace("\n", " ")
+            print(json.dumps(found), file=answers, flush=True)
 
 
 class Worker:
@@ -360,14 +463,19 @@ def main() -> None:
         return
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     bad = 0
-    for case, found in outcomes(plan(dict.fromkeys(arguments.kinds, arguments.cases), arguments.first)):
-        counts[case.kind, found.split(" ")[0]] += 1
-        if found[0].isupper():
-            bad += 1
-            print(f"{case}: {found}", flush=True)
+    interrupted = False
+    try:
+        for case, found in outcomes(plan(dict.fromkeys(arguments.kinds, arguments.cases), arguments.first)):
+            counts[case.kind, found.split(" ")[0]] += 1
+            if found[0].isupper():
+                bad += 1
+                print(f"{case}: {found}", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+        print(f"interrupted after {sum(counts.values())} cases", flush=True)
     for (kind, found), count in sorted(counts.items()):
-        print(f"{kind:10} {found:10} {count}")
-    sys.exit(bool(bad))
+        print(f"{kind:15} {found:10} {count}")
+    sys.exit(130 if interrupted else bool(bad))
 
 
 if __name__ == "__main__":

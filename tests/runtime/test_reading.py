@@ -354,6 +354,14 @@ def test_values_are_held_the_same_in_every_cut(one, tmp_path) -> None:
     assert part == found[20:40]
 
 
+def test_a_line_of_another_encoding_is_a_bad_line_like_others(one, tmp_path) -> None:
+    (tmp_path / "x.csv").write_bytes("a,b,c,site\n1,2,3,Köln\n4,5,6,".encode() + b"K\xf6ln\n7,8,9,Bonn\n")
+    options = ("predict", one, tmp_path / "x.csv", "--columns", "a,b,c")
+    assert "line 3 is not text in UTF-8; convert it" in refused(*options, "-o", "-")
+    found = answers(*options, "--on-error", "skip")
+    assert [row["reason"] for row in found] == ["", "line 3 is not text in UTF-8", ""]
+
+
 def test_a_file_without_an_answer_is_written_all_the_same(one, tmp_path) -> None:
     (tmp_path / "x.csv").write_text("a,b,c\n,1,2\n")
     for suffix in (".csv", ".npz", ".jsonl", ".parquet"):

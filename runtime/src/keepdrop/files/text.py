@@ -33,6 +33,7 @@ LONGEST = 64 << 20
 # From this size on, importing Arrow (a tenth of a second) pays.
 WORTH_ARROW = 8 << 20
 QUOTE = '"'
+NOT_UTF8 = re.compile("[\udc80-\udcff]")
 BLANK = re.compile(r"\n[ \t]*\n")
 NOT_TEXT = "give CSV with a header, or one JSON object a line"
 
@@ -139,6 +140,7 @@ class TextReader:
                 f"{self.name}, line {number} begins a JSON array; give one object a line, without brackets"
             )
         line, rest = _first_line(before)
+        _check_utf8(self.name, number, line)
         header = Header(self.name, number, line, self._dialect)
         if header.is_json:
             return header, self._with_lines(itertools.chain([Chunk(number, before)], chunks))
@@ -181,7 +183,7 @@ class TextReader:
         if self.is_json:
             for number, line in enumerate(chunk.text.split("\n"), chunk.first):
                 if line and not line.isspace():
-                    yield number, _or_error(self.lines.object, number, line)
+                    yield number, _or_error(self._object, number, line)
             return
         reader = csv.reader(io.StringIO(chunk.text, newline=""), delimiter=self.lines.separator, strict=True)
         while True:
@@ -197,7 +199,12 @@ class TextReader:
                 number = chunk.first + reader.line_num - 1
                 yield number, _or_error(self._checked, number, found)
 
+    def _object(self, number: int, line: str) -> Cells:
+        _check_utf8(self.name, number, line)
+        return self.lines.object(number, line)
+
     def _checked(self, number: int, found: list[str]) -> Cells:
+        _check_utf8(self.name, number, "".join(found))
         self.lines.check_width(number, found)
         return found
 
@@ -231,6 +238,8 @@ class TextReader:
         """A chunk at once, or None where it needs care."""
         header = self.lines
         if header.is_json or not self._is_plain(chunk.text):
+            return None
+        if NOT_UTF8.search(chunk.text):
             return None
         data = chunk.text.encode()
         count = _lines_of_width(data, header.separator, header.width)
@@ -268,7 +277,9 @@ class TextReader:
 
 
 def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
-    decoder = io.IncrementalNewlineDecoder(codecs.getincrementaldecoder("utf-8-sig")(), translate=True)
+    # Bytes that are not UTF-8 are kept as lone surrogates, so that the one line that holds them is told, or skipped.
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
     number, waiting = 1, ""
     is_json: Optional[bool] = None
     more = True
@@ -276,11 +287,7 @@ def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
         with opening.readable(name, NOT_TEXT):
             data = file.read1(CHUNK)  # type: ignore[attr-defined]
         more = bool(data)
-        try:
-            waiting += decoder.decode(data, final=not more)
-        except UnicodeDecodeError as error:
-            at = number + waiting.count("\n") + data[: error.start].count(b"\n")
-            raise InputError(f"{name}, line {at} is not text in UTF-8 ({error.reason}); convert it") from error
+        waiting += decoder.decode(data, final=not more)
         if is_json is None and waiting.strip():
             is_json = waiting.lstrip()[0] in "{["
         if not more and waiting and not waiting.endswith("\n"):
@@ -294,6 +301,11 @@ def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
             waiting = waiting[len(text) :]
         elif len(waiting) > LONGEST:
             raise InputError(f"{name}, line {number} has no end, or a quote that never closes; {NOT_TEXT}")
+
+
+def _check_utf8(name: str, number: int, line: str) -> None:
+    if not line.isascii() and NOT_UTF8.search(line):
+        raise InputError(f"{name}, line {number} is not text in UTF-8; convert it")
 
 
 def _first_line(text: str) -> tuple[str, str]:
