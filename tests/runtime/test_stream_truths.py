@@ -1,14 +1,18 @@
 """Streams that learn from truths: an ordinary artifact over a rolling window, calibrated on readings of before."""
 
 import io
+import json
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import keepdrop
-from keepdrop import InputError
+from keepdrop import InputError, cli
 from keepdrop.calibration.conformal import signed_knots
 from keepdrop.calibration.feedback import TRACKED, Tracker
 
@@ -270,3 +274,146 @@ def test_a_horizon_learns_step_by_step(series) -> None:
                 learned = learning.observe(rows, "y", 3, step - ahead, truth)
                 assert np.isfinite(learned.pit[ahead - 1]) and np.isnan(np.delete(learned.pit, ahead - 1)).all()
     assert learning.coverage(rows, "y", 3, 0.9) == (1.0, 7 + 6 + 5)
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def calibrated(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("calibrated") / "calibrated.onnx"
+    path.write_bytes(model.to_bytes())
+    return path
+
+
+def call(*arguments, given, code=0):
+    result = CliRunner().invoke(cli.main, ["stream", *map(str, arguments)], input=given)
+    assert result.exit_code == code, (result.output, result.exception)
+    return [json.loads(line) for line in result.stdout.splitlines()], result.stderr
+
+
+AHEAD = 2  # a reading's truth is known with the reading two steps later
+
+
+def lines_of(series, truths, start, stop):
+    """CSV: in each line also what was observed of the answer AHEAD steps before."""
+    lines = ["id,a,b,y"]
+    for n in range(start, stop):
+        late = n - AHEAD
+        observed = "" if late < start + STEPS - 1 else f"{truths[late]:.9g}"
+        lines.append(f"3,{series[n, 0]:.9g},{series[n, 1]:.9g},{observed}")
+    return "\n".join(lines) + "\n"
+
+
+OPTIONS = ("--samples", SAMPLES, "--interval", 0.9, "--id", "id")
+BY_COLUMN = (*OPTIONS, "--columns", "a,b", "--truth", "y", "--ahead", AHEAD)
+
+
+def test_truths_of_a_column_move_the_intervals(calibrated, model, series, truths) -> None:
+    answers, error = call(calibrated, *BY_COLUMN, "--coverage", given=lines_of(series, truths, 300, 420))
+    assert error == ""
+    s = begun(model)
+    for n, answer in zip(range(300, 420), answers, strict=True):
+        step = n - 299
+        if step - AHEAD >= STEPS:
+            learned = s.observe(np.float64(f"{truths[n - AHEAD]:.9g}"), step=step - AHEAD)
+            assert answer["forecast_covered_0.9"] is bool(learned.covered(0.9)[0])
+            assert answer["forecast_truth_step"] == step - AHEAD
+            assert answer["forecast_coverage_0.9"] == round(s.coverage(0.9).share, 4)
+            assert answer["forecast_truths"] == step - AHEAD - STEPS + 1
+        else:
+            assert "forecast_covered_0.9" not in answer
+        low, high = s.push(series[n : n + 1]).observation.interval(0.9) if step >= STEPS else (None, None)
+        if low is None:
+            s.push(series[n : n + 1])
+            continue
+        found = np.float32([answer["forecast_low_0.9"], answer["forecast_high_0.9"]])
+        np.testing.assert_array_equal(found, [low[0, 0], high[0, 0]])
+
+
+def test_truths_may_come_as_messages(calibrated, series, truths) -> None:
+    wanted, _ = call(calibrated, *BY_COLUMN, given=lines_of(series, truths, 300, 380))
+    messages = []
+    for n in range(300, 380):
+        step = n - 299
+        if step - AHEAD >= STEPS:
+            value = float(f"{truths[n - AHEAD]:.9g}")
+            messages.append({"id": 3, "step": step - AHEAD, "truth": value, "by": "hand"})
+        messages.append({"id": 3, "x": series[n].tolist()})
+    answers, _ = call(calibrated, *OPTIONS, given="".join(json.dumps(each) + "\n" for each in messages))
+    told = [answer for answer in answers if "truth" in answer]
+    assert told[0].keys() == {"id", "step", "forecast_covered_0.9", "truth", "by"}
+    assert [each["forecast_covered_0.9"] for each in told] == [
+        each["forecast_covered_0.9"] for each in wanted if "forecast_covered_0.9" in each
+    ]
+    plain = [answer for answer in answers if "truth" not in answer]
+    for key in ("forecast_low_0.9", "forecast_high_0.9"):
+        assert [answer[key] for answer in plain] == [answer[key] for answer in wanted]
+
+
+def test_a_truth_that_fits_nothing_is_told_by_its_line(calibrated, series) -> None:
+    readings = "".join(json.dumps({"id": 3, "x": x.tolist()}) + "\n" for x in series[:7])
+    for message, text in (
+        ('{"id": 3, "step": 7, "truth": 1}\n{"id": 3, "step": 7, "truth": 1}', "line 9: the truth of row 3, step 7"),
+        ('{"id": 3, "step": 2, "truth": 1}', "line 8: row 3 has no answer of step 2"),
+        ('{"id": 4, "step": 2, "truth": 1}', "line 8: the stream has no row 4"),
+        ('{"id": 3, "truth": 1}', 'line 8, "step" is None; give the step whose answer forecast it'),
+        ('{"id": 3, "step": 7, "truth": "high"}', "line 8, \"truth\" holds 'high', not a number"),
+        ('{"id": 3, "step": 7, "truth": {"other": 1}}', "this one is of 'other'"),
+    ):
+        _, error = call(calibrated, *OPTIONS, given=readings + message, code=1)
+        assert text in error
+    _, error = call(calibrated, *OPTIONS, "--on-error", "skip", given=readings + message + "\n" + readings)
+    assert "1 lines were skipped" in error
+
+
+def test_answers_that_get_no_truth_are_counted(calibrated, series) -> None:
+    readings = [json.dumps({"id": 3, "x": x.tolist()}) for x in series[:80]]
+    readings.append('{"id": 3, "step": 79, "truth": 0.1}')
+    _, error = call(calibrated, *OPTIONS, given="\n".join(readings))
+    assert error == "keepdrop: 12 answers were given up without a truth: a row keeps its last 64 for theirs\n"
+
+
+def test_a_truth_needs_a_calibrated_artifact_and_how_far_ahead(calibrated) -> None:
+    _, error = call(FORECASTER, "--truth", "y", "--ahead", 1, given="", code=1)
+    assert "this artifact is not calibrated" in error
+    assert "--truth needs --ahead" in call(calibrated, "--truth", "y", given="", code=2)[1]
+    assert "--ahead is of --truth" in call(calibrated, "--ahead", 1, given="", code=2)[1]
+    given = "id,a,b\n3,1,2\n"
+    _, error = call(calibrated, *OPTIONS, "--columns", "a,b", "--truth", "y", "--ahead", 1, given=given, code=1)
+    assert "has no column 'y'; its columns are ['id', 'a', 'b']" in error
+
+
+def test_a_kill_and_a_resume_give_the_same_intervals(calibrated, series, truths, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    header, *lines = lines_of(series, truths, 300, 400).splitlines(keepends=True)
+    whole, _ = call(calibrated, *BY_COLUMN, given=header + "".join(lines))
+    command = [sys.executable, "-c", "from keepdrop.cli import main; main()", "stream", str(calibrated)]
+    options = [*map(str, BY_COLUMN), "--state", str(state), "--save-every", "7"]
+    pipes = dict.fromkeys(("stdin", "stdout"), subprocess.PIPE)
+    with subprocess.Popen([*command, *options], text=True, **pipes) as process:
+        process.stdin.write(header)
+        for line in lines[:60]:
+            process.stdin.write(line)
+            process.stdin.flush()
+            process.stdout.readline()
+        process.kill()
+        process.wait(10)
+    (kept,) = keepdrop.load(calibrated).resume(state).steps_seen.values()
+    assert kept == 56
+    again, _ = call(calibrated, *BY_COLUMN, "--state", state, given=header + "".join(lines[kept:]))
+    assert again == whole[kept:]
+
+
+def test_a_truth_counts_once_its_answer_is_delivered(calibrated, series, tmp_path) -> None:
+    state = tmp_path / "state.npz"
+    readings = "".join(json.dumps({"id": 3, "x": x.tolist()}) + "\n" for x in series[:7])
+    call(calibrated, *OPTIONS, "--state", state, given=readings)
+    before = state.read_bytes()
+    command = [sys.executable, "-c", "from keepdrop.cli import main; main()", "stream", str(calibrated)]
+    with open("/dev/full", "w") as full:
+        truth = '{"id": 3, "step": 7, "truth": 0.1}\n'
+        done = subprocess.run([*command, "--state", str(state)], input=truth, text=True, stdout=full, check=False)
+    assert done.returncode == 1 and state.read_bytes() == before
+    call(calibrated, "--state", state, given=truth)
+    assert state.read_bytes() != before

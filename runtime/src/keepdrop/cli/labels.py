@@ -23,7 +23,7 @@ from .options import columns_option, reading_options, window_option
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
-def _ahead(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[tuple[int, ...]]:
+def steps_ahead(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> Optional[tuple[int, ...]]:
     """N, A..B or A,B,C."""
     if value is None:
         return None
@@ -35,7 +35,7 @@ def _ahead(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> 
     raise click.BadParameter(f"{value!r} is not a number of lines, such as 6, or those of a horizon: 1..24", ctx, param)
 
 
-def _columns(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[Optional[str], str]:
+def columns_by_output(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[Optional[str], str]:
     """[OUTPUT=]COLUMN, once for each output."""
     found: dict[Optional[str], str] = {}
     for text in value:
@@ -87,14 +87,14 @@ def labels_options(command: Verb) -> Verb:
         ),
         click.option(
             "--ahead",
-            callback=_ahead,
+            callback=steps_ahead,
             metavar="N",
             help="How many lines after a row's last one its target is: 0 is that line, 1..24 a horizon.",
         ),
         click.option(
             "--target",
             multiple=True,
-            callback=_columns,
+            callback=columns_by_output,
             metavar="[OUTPUT=]COLUMN",
             help="The column that holds what was observed; can be repeated for several outputs.",
         ),

@@ -13,8 +13,10 @@ from typing import Optional, get_args
 
 import click
 
+from keepdrop.calibration.feedback import WAITING
 from keepdrop.errors import InputError
 from keepdrop.files.opening import standard_input
+from keepdrop.files.truths import Target, targets_of
 from keepdrop.model import Model, load
 from keepdrop.service.messages import Choice, Messages, Misfit
 from keepdrop.service.sensors import Sensors
@@ -23,6 +25,7 @@ from keepdrop.stream.saved_stream import OnNewArtifact
 from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
+from .labels import columns_by_output, steps_ahead
 from .options import interval_option, threads_option
 
 STOP, SKIP = "stop", "skip"
@@ -56,6 +59,21 @@ STOP, SKIP = "stop", "skip"
 )
 @interval_option
 @click.option(
+    "--truth",
+    "truths",
+    multiple=True,
+    callback=columns_by_output,
+    metavar="[OUTPUT=]COLUMN",
+    help="The column of readings that holds what earlier answers forecast: intervals learn from it. Can be repeated.",
+)
+@click.option(
+    "--ahead",
+    callback=steps_ahead,
+    metavar="N",
+    help="How many steps ahead an answer forecasts: 0 is the reading itself, 1..24 a horizon. [default: FILE's table]",
+)
+@click.option("--coverage", is_flag=True, help="Tell with every truth how many of the row's last 250 were covered.")
+@click.option(
     "--state", type=click.Path(path_type=Path), help="Go on from this file if it is there; save to it at exit."
 )
 @click.option("--save-every", type=click.IntRange(min=1), metavar="N", help="Save the state after every N answers too.")
@@ -84,6 +102,9 @@ def stream(
     seed: Optional[int],
     window: Optional[int],
     levels: tuple[float, ...],
+    truths: dict[Optional[str], str],
+    ahead: Optional[tuple[int, ...]],
+    coverage: bool,
     state: Optional[Path],
     save_every: Optional[int],
     on_new_artifact: OnNewArtifact,
@@ -99,6 +120,10 @@ def stream(
     {"id": 3, "reset": true}. Each reading is answered at once by a JSON line: id, step (readings of that row so far),
     warm (whether these are as many as the training windows had), and mean, std and intervals of each output.
 
+    With a calibrated FILE the intervals are for an observation, and follow the truths that come: as a column of the
+    readings, --truth temp --ahead 6, or whenever they are known as {"id": 3, "step": 17, "truth": 71.2}. The answer to
+    a truth says whether it was covered.
+
     \b
     Example:
       tail -n +1 -F sensors.csv | keepdrop stream stream.onnx --id sensor --time time --interval 0.9 --state state.npz
@@ -106,9 +131,10 @@ def stream(
     if save_every and not state:
         raise click.UsageError("--save-every needs --state, the file to save to")
     names = tuple(name.strip() for name in columns.split(",")) if columns else None
-    choice = Choice(names, id_name, time)
+    choice = Choice(names, id_name, time, truths=tuple(truths.values()))
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
+        targets = _targets(model, truths, ahead, coverage)
         state_file = stack.enter_context(StateFile(state)) if state else None
         running = _resumed(model, state_file, on_new_artifact, samples=samples, seed=seed, window=window)
         if running is None:
@@ -118,7 +144,8 @@ def stream(
         interrupts = stack.enter_context(BetweenLines())
         stack.enter_context(kept.at_exit())
         counts = stack.enter_context(_counted(_Counts()))
-        sensors, messages = Sensors(running, levels), Messages(running.inputs, choice)
+        sensors, messages = Sensors(running, levels, targets, coverage), Messages(running.inputs, choice)
+        stack.enter_context(_told_at_end(running, sensors))
         for number, line in enumerate(interrupts.lines(standard_input()), 1):
             try:
                 message = messages.read(number, line)
@@ -138,6 +165,41 @@ def stream(
                 click.echo(f"keepdrop: skipped: {error}", err=True)
             else:
                 kept.answered()
+
+
+def _targets(
+    model: Model, truths: dict[Optional[str], str], ahead: Optional[tuple[int, ...]], coverage: bool
+) -> list[Target]:
+    """The columns of truths, and how far ahead they were forecast."""
+    if (truths or coverage) and model.calibration is None:
+        raise InputError(
+            "a truth is held against calibrated intervals, and this artifact is not calibrated; make one that is with "
+            "`keepdrop calibrate`"
+        )
+    if ahead is not None and not truths:
+        raise click.UsageError("--ahead is of --truth, the column that it counts from.")
+    found = []
+    for target in targets_of(truths, ahead or (), model.metadata):
+        declared = model.table.outputs.get(target.output) if model.table else None
+        if ahead is None and declared is None:
+            raise click.UsageError(
+                "--truth needs --ahead: how many steps after a reading its answer's truth comes, 0 for that very one."
+            )
+        found.append(target if ahead is not None or declared is None else target._replace(ahead=declared.ahead))
+    return found
+
+
+@contextlib.contextmanager
+def _told_at_end(running: Stream, sensors: Sensors) -> Iterator[None]:
+    """Say how many answers were given up without a truth, where truths came at all."""
+    before = running.given_up
+    try:
+        yield
+    finally:
+        given_up = running.given_up - before
+        if sensors.truths and given_up > 0:
+            kept = f"a row keeps its last {WAITING} for theirs"
+            click.echo(f"keepdrop: {given_up} answers were given up without a truth: {kept}", err=True)
 
 
 def _resumed(

@@ -2,11 +2,14 @@
 
 {"id": 3, "x": [0.1, 0.2]}        a reading; "x" is an object by input name where the model has several inputs
 {"id": 3, "temp": 21.5, ...}      a reading by columns, where these were chosen
+{"id": 3, "step": 17, "truth": 71.2}   what was observed where that step's answer had forecast it; by output in an
+                                       object, null for steps of a horizon that are still to come
 {"id": 3, "reset": true}          the row starts anew
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ from keepdrop.files.lines import Cells, Dialect, Header, Picked
 from keepdrop.files.reader import Selection
 
 NAME = "standard input"
-ID, X, RESET = "id", "x", "reset"
+ID, X, RESET, STEP, TRUTH = "id", "x", "reset", "step", "truth"
 # The row where readings bear no id.
 ONLY_ROW = 0
 
@@ -39,6 +42,18 @@ class Reading(NamedTuple):
     x: Mapping[str, Any]
     time: Optional[float]  # microseconds of a date, or the number that stood there
     echoed: Mapping[str, Any]  # what comes back in the answer
+    truths: Mapping[str, float]  # by column, those that it holds
+
+
+class Truth(NamedTuple):
+    """What was observed where the answer of a step had forecast it, by output (None: the only one)."""
+
+    line: int
+    row: int
+    id: RowId
+    step: int
+    values: Mapping[Optional[str], Any]
+    echoed: Mapping[str, Any]
 
 
 class Reset(NamedTuple):
@@ -49,7 +64,7 @@ class Reset(NamedTuple):
     id: RowId
 
 
-Message = Union[Reading, Reset]
+Message = Union[Reading, Truth, Reset]
 
 
 class Misfit(InputError):
@@ -69,6 +84,8 @@ class Choice:
     time, time_format
         The column of times, or of any number that grows from reading to reading of a row; None is ISO 8601 or a
         number, otherwise as :class:`keepdrop.files.reader.Selection` has it.
+    truths
+        Columns that hold what earlier answers had forecast; an empty cell says nothing.
     dialect
         What is known of CSV.
     """
@@ -77,6 +94,7 @@ class Choice:
     id: Optional[str] = None
     time: Optional[str] = None
     time_format: Optional[str] = None
+    truths: tuple[str, ...] = ()
     dialect: Dialect = Dialect()
 
 
@@ -132,6 +150,8 @@ class Messages:
             if found[RESET] is not True:
                 raise InputError(f'{NAME}, line {number}, "{RESET}" is {found[RESET]!r}; give true')
             return Reset(number, row, shown)
+        if TRUTH in found and X not in found:
+            return _truth(number, row, shown, {name: value for name, value in found.items() if name != column})
         if X in found:
             given = found[X]
             x: Mapping[str, Any] = given if isinstance(given, dict) else {self._inputs[0].name: given}
@@ -149,7 +169,8 @@ class Messages:
             )
         used = {X, column, *(self._choice.columns or () if X not in found else ())}
         echoed = {name: value for name, value in found.items() if name not in used}
-        return Reading(number, row, shown, x, self._time(number, found.get(self._choice.time or "")), echoed)
+        time = self._time(number, found.get(self._choice.time or ""))
+        return Reading(number, row, shown, x, time, echoed, self._truths(number, found))
 
     def _of_cells(self, number: int, found: Cells) -> Message:
         assert self._header is not None and not isinstance(found, dict)
@@ -161,7 +182,8 @@ class Messages:
             row, shown = self._id(number, self._choice.id, by_column[self._choice.id])
         time = by_column.get(self._choice.time or "")
         echoed = {} if self._choice.time is None else {self._choice.time: time}
-        return Reading(number, row, shown, self._columns(number, found), self._time(number, time), echoed)
+        x = self._columns(number, found)
+        return Reading(number, row, shown, x, self._time(number, time), echoed, self._truths(number, by_column))
 
     def _columns(self, number: int, found: Cells) -> Mapping[str, Any]:
         """The one input of a reading by columns."""
@@ -209,6 +231,24 @@ class Messages:
             ) from None
         return row, row if text == str(row) else text
 
+    def _truths(self, number: int, found: Mapping[str, Any]) -> dict[str, float]:
+        """The cells of the columns of truths that hold a number."""
+        truths = {}
+        for column in self._choice.truths:
+            if column not in found and not (self._header and self._header.is_json):
+                raise Misfit(f"{NAME} has no column {column!r}; its columns are {list(found)}")
+            cell = found.get(column)
+            try:
+                value = cells.number(cell)
+            except ValueError:
+                raise InputError(
+                    f"{NAME}, line {number}, column {column!r} {cells.found(cell, 'a number')}; leave it empty where "
+                    "nothing was observed"
+                ) from None
+            if math.isfinite(value):
+                truths[column] = value
+        return truths
+
     def _time(self, number: int, cell: Any) -> Optional[float]:
         if self._choice.time is None:
             return None
@@ -225,6 +265,30 @@ class Messages:
             f"{NAME}, line {number}, column {self._choice.time!r} {cells.found(cell, 'a time or a number')}; mend it, "
             "or say by time_format= how times are written"
         )
+
+
+def _truth(number: int, row: int, shown: RowId, found: Mapping[str, Any]) -> Truth:
+    """What an object with "truth" says."""
+    step, given = found.get(STEP), found[TRUTH]
+    if type(step) is not int:
+        raise InputError(
+            f'{NAME}, line {number}, "{STEP}" is {step!r}; give the step whose answer forecast it, such as '
+            f'{{"{ID}": {json.dumps(shown)}, "{STEP}": 17, "{TRUTH}": 71.2}}'
+        )
+    by_output: Mapping[Optional[str], Any] = given if isinstance(given, dict) else {None: given}
+    values = {name: _numbers(number, value) for name, value in by_output.items()}
+    echoed = {name: value for name, value in found.items() if name != STEP}
+    return Truth(number, row, shown, step, values, echoed)
+
+
+def _numbers(number: int, value: Any) -> Any:
+    """A number or nested lists of numbers, null as NaN."""
+    if isinstance(value, list):
+        return [_numbers(number, part) for part in value]
+    try:
+        return cells.number(value)
+    except ValueError:
+        raise InputError(f'{NAME}, line {number}, "{TRUTH}" {cells.found(value, "a number")}') from None
 
 
 def _text(number: int, line: bytes) -> str:

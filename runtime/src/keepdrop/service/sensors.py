@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
-from keepdrop.artifact.metadata import STEPS_SEEN
+from keepdrop.artifact.metadata import STEPS_SEEN, Tensor
+from keepdrop.calibration.feedback import Learned
 from keepdrop.errors import InputError
 from keepdrop.files.fields import SAMPLES, Field, objects, statistics
+from keepdrop.files.truths import Target
 from keepdrop.stream.stream import Answer, Stream
 
-from .messages import Message, Reading, Reset
+from .messages import Message, Reading, Reset, Truth
 
 ID, STEP, WARM, REASON, RESET = "id", "step", "warm", "reason", "reset"
 
@@ -26,11 +29,24 @@ class Sensors:
     ----------
     levels
         Those of the intervals in every answer.
+    targets
+        Which columns of readings are truths, of which outputs, and how many steps ahead these had forecast them.
+    monitors
+        Whether answers to truths tell the running coverage too.
     """
 
-    def __init__(self, running: Stream, levels: tuple[float, ...]) -> None:
+    def __init__(
+        self,
+        running: Stream[Any],
+        levels: tuple[float, ...],
+        targets: Sequence[Target] = (),
+        monitors: bool = False,
+    ) -> None:
         self._running = running
         self._levels = levels
+        self._targets = targets
+        self._monitors = monitors
+        self.truths = 0
 
     def is_new(self, message: Message) -> bool:
         """Whether it is no reading of before: its time, if it has one, is later than the last one of its row."""
@@ -52,13 +68,19 @@ class Sensors:
             if message.row in self._running:
                 self._running.reset([message.row])
             return
-        with self._begun(message.row):
+        if isinstance(message, Truth):
+            with self._running.tentative(message.row):
+                yield _line({ID: message.id, STEP: message.step, **self._learned(message), **message.echoed})
+            return
+        with self._running.tentative(message.row), self._begun(message.row):
+            observed = self._observed(message)
             try:
                 one_row = {name: [value] for name, value in message.x.items()}
                 answer = self._running.answer(one_row, [message.row])
             except InputError as error:
                 raise InputError(f"line {message.line}: {error}") from error
-            labels, figures, reason = self._labels(message, answer), self._figures(answer), self._running.reason(answer)
+            labels, figures = {**self._labels(message, answer), **observed}, self._figures(answer)
+            reason = self._running.reason(answer)
             if reason:
                 labels[REASON] = reason
                 figures = {name: _nulls(value) for name, value in figures.items()}
@@ -78,6 +100,62 @@ class Sensors:
                 self._running.remove(row)
             raise
 
+    def _learned(self, truth: Truth) -> dict[str, Any]:
+        """What the truths of a message were beside their answers."""
+        told: dict[str, Any] = {}
+        for name, values in truth.values.items():
+            output = name or next(iter(self._running.learns), None)
+            try:
+                learned = self._running.observe(values, step=truth.step, row=truth.row, output=name)
+            except InputError as error:
+                raise InputError(f"line {truth.line}: {error}") from error
+            self.truths += 1
+            told.update(self._covered(str(output), truth.row, [learned], None))
+        return told
+
+    def _observed(self, reading: Reading) -> dict[str, Any]:
+        """What a reading itself says of the answers that had forecast it; those that wait for nothing are left."""
+        told: dict[str, Any] = {}
+        if reading.row not in self._running:
+            return told
+        step = self._running.steps_of(reading.row) + _steps(self._running.inputs[0], reading.x)
+        for output, column, ahead in self._targets:
+            if column not in reading.truths:
+                continue
+            elements = self._running.elements(output)
+            found, steps = [], []
+            for i, by in enumerate(ahead):
+                part = slice(i * elements // len(ahead), (i + 1) * elements // len(ahead))
+                if not self._running.waits(step - by, row=reading.row, output=output, element=part.start):
+                    continue
+                values = np.full(elements, np.nan)
+                values[part] = reading.truths[column]
+                found.append(self._running.observe(values, step=step - by, row=reading.row, output=output))
+                steps.append(step - by)
+            self.truths += len(found)
+            if found:
+                told.update(self._covered(output, reading.row, found, steps))
+        return told
+
+    def _covered(
+        self, output: str, row: int, learned: Sequence[Learned], steps: Optional[Sequence[int]]
+    ) -> dict[str, Any]:
+        """Whether truths were within the intervals that were issued for them, and how often a row's are.
+
+        `steps` are those that had forecast them, where the message does not say that itself.
+        """
+        told: dict[str, Any] = {}
+        if steps is not None:
+            told[f"{output}_truth_step"] = steps[0] if len(steps) == 1 else list(steps)
+        for level in self._levels:
+            within = [_known(each.covered(level), each.pit) for each in learned]
+            told[f"{output}_covered_{level}"] = within[0] if len(within) == 1 else within
+            if self._monitors:
+                share, truths = self._running.coverage(level, row=row, output=output)
+                told[f"{output}_coverage_{level}"] = round(share, 4) if truths else None
+                told[f"{output}_truths"] = truths
+        return told
+
     def _labels(self, reading: Reading, answer: Answer) -> dict[str, Any]:
         step = int(answer.carried[STEPS_SEEN][0])
         labels: dict[str, Any] = {ID: reading.id, STEP: step}
@@ -94,6 +172,19 @@ class Sensors:
                 if statistic != SAMPLES
             }
         return next(objects(fields))
+
+
+def _known(covered: NDArray[np.bool_], pit: NDArray[np.float64]) -> Any:
+    """Of the elements whose truth was given, or all of them where there is more than one."""
+    told = [None if np.isnan(p) else bool(c) for c, p in zip(covered, pit)]
+    given = [each for each in told if each is not None]
+    return given[0] if len(given) == 1 else told
+
+
+def _steps(tensor: Tensor, x: Mapping[str, Any]) -> int:
+    """How many steps a reading has: one, or those of a chunk."""
+    value = x.get(tensor.name)
+    return len(value) if isinstance(value, list) and np.ndim(value) == len(tensor.shape) - 1 else 1
 
 
 def _nulls(value: Any) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from keepdrop.answer.observation import centre_and_variance
 from keepdrop.answer.prediction import Prediction
 from keepdrop.artifact.metadata import VALUE
-from keepdrop.calibration.feedback import CURRENT, LEARNED, Learned, Tracked, Tracker
+from keepdrop.calibration.feedback import CURRENT, GIVEN_UP, LEARNED, Learned, Tracked, Tracker
 from keepdrop.calibration.record import Calibration, Values
 from keepdrop.errors import InputError
 
@@ -54,6 +54,10 @@ class Learning:
     def outputs(self) -> list[str]:
         """Those that learn."""
         return list(self._trackers)
+
+    def elements(self, output: str) -> int:
+        """How many numbers an answer has."""
+        return self._trackers[self.checked(output)].elements
 
     @property
     def bytes_a_row(self) -> int:
@@ -128,6 +132,21 @@ class Learning:
     def waits(self, rows: RowStore, output: str, row: int, step: int, element: int) -> bool:
         """Whether an answer still waits for the truth of an element."""
         return self._trackers[output].waits(self._arrays(rows, output), rows.place(row), step, element)
+
+    def given_up(self, rows: RowStore) -> int:
+        """How many answers were dropped before their truth came."""
+        return int(sum(self._arrays(rows, name)[GIVEN_UP][: len(rows.ids)].sum() for name in self._trackers))
+
+    def of_row(self, rows: RowStore, row: int) -> dict[str, NDArray[Any]]:
+        """A copy of all that a row has learned, for `put_back`."""
+        place = rows.place(row)
+        return {entry: rows.whole(entry)[place].copy() for of in self._entries.values() for _, entry in of}
+
+    def put_back(self, rows: RowStore, row: int, learned: Arrays) -> None:
+        """Have a row know what it knew."""
+        place = rows.place(row)
+        for entry, values in learned.items():
+            rows.whole(entry)[place] = values
 
     def coverage(self, rows: RowStore, output: str, row: int, level: float) -> tuple[float, int]:
         """The share of a row's last truths that were within their intervals of this level, and how many."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, Optional
 
 import numpy as np
@@ -112,6 +113,15 @@ class Stream(Generic[Answers]):
     def steps_seen(self) -> dict[int, int]:
         """How many steps each row has seen, by row id."""
         return self._counted(STEPS_SEEN)
+
+    def steps_of(self, row: int) -> int:
+        """How many steps a row has seen."""
+        with self._lock:
+            return int(self._rows.at(slice(None), STEPS_SEEN)[self._rows.place(row)])
+
+    def elements(self, output: str) -> int:
+        """How many numbers an answer of an output that learns has."""
+        return self._learning.elements(output) if self._learning else 0
 
     def time_of(self, row: int) -> float:
         """The time of a row's last reading, as :meth:`go_on` was told; minus infinity where there is none."""
@@ -249,6 +259,28 @@ class Stream(Generic[Answers]):
         with self._lock:
             learning, name, row = self._learner(output, row)
             return learning.waits(self._rows, name, row, step, element)
+
+    @contextmanager
+    def tentative(self, row: int) -> Iterator[None]:
+        """What a row learns in this block it forgets if that ends with an error."""
+        learning = self._learning
+        if learning is None or row not in self._rows:
+            yield
+            return
+        with self._lock:
+            before = learning.of_row(self._rows, row)
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                learning.put_back(self._rows, row, before)
+            raise
+
+    @property
+    def given_up(self) -> int:
+        """How many answers were dropped before their truth came: a row keeps its last 64 for that."""
+        with self._lock:
+            return self._learning.given_up(self._rows) if self._learning else 0
 
     @property
     def learns(self) -> tuple[str, ...]:
