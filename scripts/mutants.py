@@ -32,8 +32,8 @@ PACKAGE = Path("runtime/src/keepdrop")
 TESTS = Path("tests/runtime")
 # What is tried, and the tests that have to see it: the quick ones first.
 MODULES = {
-    "run/engine.py": ("test_engine", "test_memory", "test_model", "test_device", "test_threads", "test_interrupt"),
-    "run/request.py": ("test_model", "test_engine", "test_hard_inputs", "test_stream", "test_memory"),
+    "run/engine.py": ("test_engine", "test_model", "test_memory", "test_threads", "test_interrupt"),
+    "run/request.py": ("test_model", "test_engine", "test_hard_inputs", "test_stream"),
     "until/stopping.py": ("test_adaptive", "test_stopping"),
     "until/adaptive.py": ("test_adaptive", "test_memory"),
     "stream/stream.py": ("test_stream", "test_stream_command"),
@@ -66,7 +66,9 @@ EXPLAINED = {
 }
 # `is` is the same as `==` for the names and small numbers that are compared here, and `is not` as `!=`.
 BY_IDENTITY = re.compile(r"ReplaceComparisonOperator_\w+_Is(Not)?$")
-TIMEOUT = 120
+# What the tests may take, in seconds without a mutant, and in times of that with one.
+PATIENCE = 900
+LONGER = 3
 
 
 @dataclass(frozen=True)
@@ -123,25 +125,25 @@ def _compiles(code: str) -> bool:
     return True
 
 
-def killed(mutant: Mutant, copy: Path) -> bool:
+def killed(mutant: Mutant, copy: Path, seconds: float) -> bool:
     """Whether a test fails on it, or does not end."""
     path = copy / PACKAGE / mutant.module
     original = path.read_text()
     path.write_text(mutant.code)
     try:
-        return ending([f"{TESTS}/{name}.py" for name in MODULES[mutant.module]], copy) != 0
+        return ending([f"{TESTS}/{name}.py" for name in MODULES[mutant.module]], copy, seconds) != 0
     finally:
         path.write_text(original)
 
 
-def ending(tests: list[str], copy: Path) -> int:
-    """The exit code of pytest in a fork; what takes longer than `TIMEOUT` is ended, and counts as a failure."""
+def ending(tests: list[str], copy: Path, seconds: float) -> int:
+    """The exit code of pytest in a fork; what takes longer than so many seconds is ended, and counts as a failure."""
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
         _run_tests(tests, copy)
     began = time.monotonic()
-    while time.monotonic() - began < TIMEOUT:
+    while time.monotonic() - began < seconds:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(status)
@@ -187,11 +189,13 @@ def main() -> int:
             TOP, copy, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", ".mypy_cache", "bench")
         )
         for module in arguments.module or MODULES:
-            if ending([f"{TESTS}/{name}.py" for name in MODULES[module]], copy) != 0:
+            began = time.monotonic()
+            if ending([f"{TESTS}/{name}.py" for name in MODULES[module]], copy, PATIENCE) != 0:
                 print(f"{module}: its tests fail without a mutant", flush=True)
                 return 2
+            seconds = 10 + LONGER * (time.monotonic() - began)
             chosen, count = mutants(module, arguments.sample, arguments.seed)
-            alive = [mutant for mutant in chosen if not killed(mutant, copy)]
+            alive = [mutant for mutant in chosen if not killed(mutant, copy, seconds)]
             for mutant in alive:
                 print(f"{module}: survived, {mutant.explained or 'NOT EXPLAINED'} ({mutant.operator})")
                 print("    " + "\n    ".join(mutant.diff), flush=True)
