@@ -126,6 +126,9 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
 @click.option("--resume", is_flag=True, help="Keep finished pieces in OUTPUT.work, and go on from there if it exists.")
 @click.option("--batch", type=click.IntRange(1), help="Rows of a piece. [default: about two seconds' work]")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw the answers into a .png, .svg or .pdf file too.")
+@click.option(
+    "--theme", type=click.Choice(["light", "dark"]), default="light", show_default=True, help="The colours of --plot."
+)
 @threads_option
 @click.option("--memory", metavar="SIZE", help="What a piece may take, such as 500MB. [default: half of what is free]")
 @json_option
@@ -150,6 +153,7 @@ def predict(
     resume: bool,
     batch: Optional[int],
     plot: Optional[Path],
+    theme: str,
     threads: Optional[int],
     memory: Optional[str],
     as_json: bool,
@@ -231,7 +235,11 @@ def predict(
                     title = f"{artifact.name} on {source.name}: {finished.rows:,} rows x "
                     title += answering.samples(question, averages)
                     observed = [name for name, words in job.basis().items() if words != OF_SAMPLES]
-                    plots.draw(plot, finished, question.levels, title, job.heads, observed)
+                    over_time = None
+                    if layout is not None and layout.headed.has_time:
+                        readings = getattr(source, "recent", {})
+                        over_time = plots.OverTime(layout.headed, readings, layout.zoned)
+                    plots.draw(plot, finished, question.levels, title, job.heads, observed, over_time, theme)
             if resume:
                 answering.work_file(output).unlink()
     report = {

@@ -28,6 +28,9 @@ from .rows import Rows
 TIME = "time"
 # Labels of the readings that go with a row begin with this; they are drawn, not written.
 READING = "reading:"
+# Readings before a forecast that are kept for a picture, for each step of the horizon; and of so many series.
+BEFORE = 3
+MOST_KEPT = 6
 # "temp [°F]" and "temp (°F)" are the column temp in a unit.
 _UNIT = re.compile(r"(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]+)\]|\((?P<round>[^()]+)\))")
 
@@ -67,6 +70,8 @@ class DeclaredSource:
         self._zone = None if time is None or time.zone is None else zone_of(time.zone)
         self._step = None if time is None else time.delta
         self._interleaved = False
+        self.recent: dict[str, dict[str, tuple[Times, NDArray[np.float64]]]] = {}
+        self._kept = max([self._window, *(BEFORE * len(target.ahead) for target in table.outputs.values())])
 
     @property
     def manner(self) -> str:
@@ -135,6 +140,7 @@ class DeclaredSource:
         hold, before = Hold(held), max(held, default=0)
         position = max(0, start - before)
         last: Optional[Readings] = None
+        self.recent = {target: {} for target in self.with_readings}
         for readings in self._reader.read(self._selection, most, position, stop):
             filled = hold.filled(readings)
             new = filled.cut(slice(max(0, start - position), None))
@@ -143,7 +149,22 @@ class DeclaredSource:
                 self._check_times(new if last is None else joined([last, new]))
                 self._check_missing(new)
                 last = new.cut(slice(len(new.lines) - 1, None))
+                self._remember(new)
                 yield new
+
+    def _remember(self, readings: Readings) -> None:
+        """Keep the last readings of the targets, of the first series, for a picture."""
+        if readings.times is None or not self.recent:
+            return
+        starts = [0] if readings.ids is None else [0, *(np.flatnonzero(np.diff(readings.ids)) + 1).tolist()]
+        for start, stop in zip(starts, [*starts[1:], len(readings.lines)]):
+            name = "" if self._selection.id is None else str(readings.texts[self._selection.id][start])
+            for target, known in self.recent.items():
+                if name in known or len(known) < MOST_KEPT:
+                    place = [*self._columns, *self._targets].index(target)
+                    new = readings.times[start:stop], readings.numbers[start:stop, place]
+                    both = (np.concatenate(parts)[-self._kept :] for parts in zip(known.get(name, new), new))
+                    known[name] = tuple(part[-self._kept :] for part in new) if name not in known else tuple(both)  # type: ignore[assignment]
 
     def _check_times(self, readings: Readings) -> None:
         """InputError where time runs back or stands still, where a step is not as declared, or where steps lack."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keepdrop.artifact.metadata import LOGVAR, MEAN_LOGVAR, SIGMOID, SOFTMAX, Head
 from keepdrop.table import Table, Target
+from keepdrop.table.steps import step_text
 
 from .declared import READING, TIME
 from .fields import MET, REASON, ROW, SAMPLES, Field, Fields, N
@@ -25,7 +26,8 @@ UTC = "UTC"
 # Figures that are variances, that are entropies, and that have no unit.
 SQUARED = ("aleatoric", "epistemic", "total")
 ENTROPIES = ("predictive_entropy", "mutual_information")
-BARE = (TOP, "top_probability", "decision")
+BARE = (TOP, "top_probability", "decision", "probability")
+CHANCES = ("above_", "below_", "set_")
 
 
 class Headed:
@@ -48,12 +50,18 @@ class Headed:
         self._long = len({target.ahead for target in self.targets}) == 1 and not wide
         self._steps = self.targets[0].ahead if self._long else (0,)
         time = table.time
-        self._delta = None if time is None else time.delta
+        self.delta = None if time is None else time.delta
+        self.has_time = time is not None
         self._units: dict[str, str] = {}
+        self._halves: dict[str, int] = {}
 
     def target(self, output: str) -> Target:
         """What the table says of an output; its own name where it says nothing."""
         return self._table.outputs.get(output) or Target(output, output)
+
+    def ahead_text(self, target: Target) -> str:
+        """How far ahead a single step is, as "6h"; in steps where the table has no time."""
+        return str(target.ahead[0]) if self.delta is None else step_text(target.ahead[0] * self.delta)
 
     def unit(self, column: str, zoned: bool = False) -> Optional[str]:
         """The unit of a column that was given; of times "UTC" where they are `zoned`."""
@@ -70,6 +78,8 @@ class Headed:
     def columns(self, fields: Fields) -> dict[str, NDArray[Any]]:
         """Columns of a piece: its time, series and steps ahead first, then the figures of each output."""
         labels = {field.statistic: values for field, values in fields.items() if field.output is None}
+        # Means and log-variances of one output stand side by side; what is of both has half as many.
+        self._halves = {f.output: v.shape[-1] for f, v in fields.items() if f.statistic == "mean" and f.output}
         found = dict(self._labels(labels))
         for field, values in fields.items():
             if field.output in self._heads and field.statistic != SAMPLES:
@@ -82,15 +92,15 @@ class Headed:
     def _labels(self, labels: Mapping[str, NDArray[Any]]) -> Iterator[tuple[str, NDArray[Any]]]:
         if TIME in labels:
             times = self._repeated(labels[TIME])
-            if self._delta is not None:
-                times = times + np.tile(self._steps, len(labels[TIME])) * self._delta
+            if self.delta is not None:
+                times = times + np.tile(self._steps, len(labels[TIME])) * self.delta
             yield TIME, times
         else:
             yield ROW, self._repeated(labels[ROW])
         for name, values in labels.items():
             if name not in (TIME, ROW, N, MET, REASON) and not name.startswith(READING):
                 yield name, self._repeated(values)
-        if self._steps != (0,) and (self._delta is None or len(self._steps) > 1):
+        if self._steps != (0,) and (self.delta is None or len(self._steps) > 1):
             yield AHEAD, np.tile(np.array(self._steps, np.int64), len(labels[ROW]))
 
     def _repeated(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -101,7 +111,7 @@ class Headed:
         assert field.output is not None
         target, head = self.target(field.output), self._heads[field.output]
         name = f"{target.name}_{field.statistic}"
-        if head.kind == MEAN_LOGVAR and field.statistic not in SQUARED:
+        if head.kind == MEAN_LOGVAR and values.shape[-1] == self._halves.get(field.output):
             values = values[..., : values.shape[-1] // 2]
         if field.statistic == TOP and target.labels is not None:
             values = np.array([*target.labels, ""])[values]  # -1, of no answer, is the last
@@ -131,7 +141,7 @@ class Headed:
     def _unit(self, field: Field) -> str:
         assert field.output is not None
         unit = self.target(field.output).unit or ""
-        if field.statistic in BARE:
+        if field.statistic in BARE or field.statistic.startswith(CHANCES):
             return ""
         if field.statistic in ENTROPIES:
             return "nats"

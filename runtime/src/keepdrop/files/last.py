@@ -34,6 +34,11 @@ class LastRows:
         """Whether the times are of UTC."""
         return self._source.zoned
 
+    @property
+    def recent(self) -> Any:
+        """The last readings of the targets, see :class:`DeclaredSource`."""
+        return self._source.recent
+
     def count(self) -> Optional[int]:
         """The number of series that have a row."""
         rows = self._source.count()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,14 @@ from keepdrop.errors import InputError
 
 from . import targets
 from .fields import ROW, Field
+from .headed import Headed
 from .sources import POSITION
+from .time_panels import Band, Readings, time_panels
 from .work import Work
 
 try:
+    import matplotlib.dates
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 except ImportError as error:
@@ -75,14 +79,14 @@ class _SeriesPanel:
                 ax.fill_between(self.x, band.low, band.high, color=shade, alpha=0.85, linewidth=0, label=band.label)
         marker = "o" if len(self.x) <= MARKED else None
         ax.plot(self.x, self.mean, color=DARK, linewidth=1.6, marker=marker, markersize=4, label="mean")
-        ax.set_title(self.title, loc="left", fontsize=12)
-        ax.set_xlabel(self.x_label, color=TEXT)
+        ax.set_title(self.title, loc="left")
+        ax.set_xlabel(self.x_label)
         if len(self.x) == 1:
             ax.set_xticks(self.x)
         else:
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.margins(x=0.01)
-        ax.grid(color=GRID, linewidth=0.6)
+        ax.grid(linewidth=0.6)
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ class _ClassesPanel:
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
         ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        ax.set_title(self.title, loc="left", fontsize=11)
-        ax.grid(axis="x", color=GRID, linewidth=0.6)
+        ax.set_title(self.title, loc="left")
+        ax.grid(axis="x", linewidth=0.6)
         ax.set_axisbelow(True)
 
 
@@ -129,14 +133,34 @@ class _CountsPanel:
         for (label, counts), shade in zip(self.counts, [DARK, MIDDLE, PALE]):
             ax.bar(self.names, counts, bottom=bottom, color=shade, width=0.75, label=label)
             bottom += counts
-        ax.set_title(self.title, loc="left", fontsize=12)
-        ax.set_xlabel("class", color=TEXT)
-        ax.set_ylabel("rows", color=TEXT)
+        ax.set_title(self.title, loc="left")
+        ax.set_xlabel("class")
+        ax.set_ylabel("rows")
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
         if len(self.names) > 2 * MOST_CLASSES:
             ax.xaxis.set_major_locator(MaxNLocator(nbins=2 * MOST_CLASSES, integer=True))
-        ax.grid(axis="y", color=GRID, linewidth=0.6)
+        ax.grid(axis="y", linewidth=0.6)
         ax.set_axisbelow(True)
+
+
+LIGHT_THEME, DARK_THEME = "light", "dark"
+# Text of 11 points is 12 pixels where a picture is shown at half of its size.
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 13,
+    "axes.labelsize": 11,
+    "legend.fontsize": 11,
+    "svg.fonttype": "none",
+}
+THEMES: dict[str, dict[Any, Any]] = {
+    LIGHT_THEME: {"text.color": "#333333", "axes.labelcolor": "#333333", "grid.color": GRID},
+    DARK_THEME: {
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), "#dddddd"),
+        **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), "#16191d"),
+        "axes.edgecolor": "#888888",
+        "grid.color": "#3a3f46",
+    },
+}
 
 
 _Panel = Union[_SeriesPanel, _ClassesPanel, _CountsPanel]
@@ -154,14 +178,17 @@ def draw(
     caption: str,
     heads: Sequence[Head],
     calibrated: Collection[str] = (),
+    over_time: Optional[OverTime] = None,
+    theme: str = LIGHT_THEME,
 ) -> None:
     """Draw every output: softmax heads as bars over classes, others as bands over rows, or over steps.
 
     The bands are the intervals of `levels`, or two standard deviations to either side where there are none; those of
-    the outputs that are `calibrated` are for an observation.
-    Log-variances are left out.
+    the outputs that are `calibrated` are for an observation. With declared times, forecasts and readings are drawn over
+    time. Log-variances are left out. `theme` is "light" or "dark"; text of .svg stays text.
     """
-    panels: list[_Panel] = []
+    panels: list[Any] = []
+    every: dict[str, list[Band]] = {}
     for head in heads:
         if head.kind == LOGVAR:
             continue
@@ -171,12 +198,25 @@ def draw(
             means = slice(0, mean.shape[-1] // 2)
             mean = mean[..., means]
             bands = [_Band(band.label, band.low[..., means], band.high[..., means]) for band in bands]
-        if head.kind == SOFTMAX and mean.ndim == 2:
+        if over_time is not None:
+            every[head.output] = [Band(band.label, band.low, band.high) for band in bands]
+        elif head.kind == SOFTMAX and mean.ndim == 2:
             panels += _class_panels(head.output, work.array(Field(None, ROW)), mean, bands[0])
         else:
             panels += _series_panels(head.output, work, mean, bands)
-    with targets.replacing(target) as file:
+    if over_time is not None:
+        headed, readings, zoned = over_time
+        panels += time_panels(work, headed, heads, every, readings, zoned, theme)
+    with rc_context({**STYLE, **THEMES[theme]}), targets.replacing(target) as file:
         _figure(panels, caption).savefig(file, format=target.suffix[1:].lower())
+
+
+class OverTime(NamedTuple):
+    """What pictures over time need: how answers are laid out, the last readings by target, whether times are of UTC."""
+
+    headed: Headed
+    readings: Readings
+    zoned: bool
 
 
 def _bands(work: Work, output: str, mean: NDArray[Any], levels: Sequence[float], calibrated: bool) -> list[_Band]:
@@ -301,12 +341,15 @@ def _figure(panels: Sequence[_Panel], caption: str) -> Any:
     for panel, ax in zip(panels, axes):
         panel.draw(ax)
         ax.spines[["top", "right"]].set_visible(False)
+        if getattr(panel, "timed", False):
+            dates: Any = matplotlib.dates  # which has no types (3.11)
+            locator = dates.AutoDateLocator(maxticks=12)
+            ax.xaxis.set_major_locator(locator)
+            ax.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
         handles, labels = ax.get_legend_handles_labels()
         legend.update(zip(labels, handles))
     for ax in axes[len(panels) :]:
         ax.set_axis_off()
-    figure.suptitle(caption, x=0.01, ha="left", fontsize=10, color=TEXT)
-    figure.legend(
-        list(legend.values()), list(legend), loc="outside lower center", ncols=len(legend), frameon=False, fontsize=10
-    )
+    figure.suptitle(caption, x=0.01, ha="left", fontsize=11)
+    figure.legend(list(legend.values()), list(legend), loc="outside lower center", ncols=len(legend), frameon=False)
     return figure
