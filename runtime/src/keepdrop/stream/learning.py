@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Optional
@@ -178,6 +177,8 @@ def _tracker(values: Values) -> Tracker:
 
 
 def _digest(trackers: Any) -> str:
+    import hashlib  # brings OpenSSL, which few calls need
+
     found = hashlib.sha256()
     for tracker in trackers:
         found.update(repr((tracker.name, tracker.starts.tolist(), tracker.a.tolist(), tracker.b.tolist())).encode())
