@@ -26,6 +26,7 @@ import tensorflow as tf
 import tf2onnx
 
 import bench_measure
+import bench_tables
 import keepdrop
 from bench_report import markdown
 from bench_timing import FULL, QUICK
@@ -64,6 +65,8 @@ def main() -> None:
             report["threads_pay"] = bench_measure.threads_pay(options.threads, effort, folder)
             _tell("steps of streams")
             report["streams"] = bench_measure.streams(effort, folder)
+            _tell("tables")
+            report["tables"] = bench_tables.tables(50_000 if options.quick else 300_000, effort.rounds, folder)
             _tell("fresh processes")
             report["fresh"] = bench_measure.fresh(options.threads, effort, folder)
     _write(report, options.output_dir)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import bench_tables
 from bench_cases import FLOOR, REPEATED, XLA
 from bench_contestants import KEEPDROP, LOOP, PLAIN, RECIPE
 
@@ -32,6 +33,7 @@ def markdown(report: Json) -> str:
         "own_python": _own_python,
         "threads_pay": _threads_pay,
         "streams": _streams,
+        "tables": bench_tables.markdown,
         "fresh": _fresh,
     }
     sections += [section(report[key]) for key, section in extra.items() if key in report]

@@ -69,3 +69,19 @@ def test_a_crash_and_a_hang_would_be_seen(tmp_path, monkeypatch) -> None:
     cases = [fuzz.Case(kind, "x", 0) for kind in ("torn", "crash", "torn", "hang", "torn")]
     found = [outcome.split()[0] for _, outcome in fuzz.outcomes(cases)]
     assert found == ["refused", "CRASH", "refused", "HANG", "refused"]
+
+
+def test_a_fuzz_that_is_interrupted_tells_its_counts(monkeypatch, capsys) -> None:
+    def interrupted(cases):
+        yield cases[0], "refused"
+        yield cases[1], "answered"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fuzz, "outcomes", interrupted)
+    monkeypatch.setattr("sys.argv", ["fuzz", "--cases", "9", "--kinds", "torn"])
+    with pytest.raises(SystemExit) as ended:
+        fuzz.main()
+    assert ended.value.code == 130
+    out = capsys.readouterr().out
+    assert "interrupted after 2 cases" in out
+    assert [line.split() for line in out.splitlines()[1:]] == [["torn", "answered", "1"], ["torn", "refused", "1"]]

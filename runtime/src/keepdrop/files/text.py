@@ -12,6 +12,7 @@ import codecs
 import csv
 import io
 import itertools
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -237,18 +238,42 @@ class TextReader:
     def _bulk(self, chunk: Chunk, picked: Picked) -> Optional[Readings]:
         """A chunk at once, or None where it needs care."""
         header = self.lines
-        if header.is_json or not self._is_plain(chunk.text):
+        if header.is_json or _is_broken(chunk.text):
             return None
-        if NOT_UTF8.search(chunk.text):
-            return None
+        if not self._is_plain(chunk.text):
+            return self._by_csv(chunk, picked)
         data = chunk.text.encode()
         count = _lines_of_width(data, header.separator, header.width)
         if count is None:
             return None
         numbers = self._numbers(data, picked)
         if numbers is None or len(numbers) != count:
-            return None
+            return self._by_csv(chunk, picked)
         rows = [line.split(header.separator) for line in chunk.text.split("\n")[:-1]] if _needs_text(picked) else []
+        return self._with_texts(chunk, picked, numbers, rows)
+
+    def _by_csv(self, chunk: Chunk, picked: Picked) -> Optional[Readings]:
+        """The same for cells in quotes, gaps and commas as decimal signs: by the csv module, if each line is one."""
+        try:
+            rows = list(csv.reader(io.StringIO(chunk.text, newline=""), delimiter=self.lines.separator, strict=True))
+        except csv.Error:
+            return None
+        width = self.lines.width
+        if len(rows) != chunk.text.count("\n") or any(len(row) != width for row in rows):
+            return None
+        numbers = np.empty((len(rows), len(picked.numbers)), picked.selection.dtype)
+        for i, column in enumerate(picked.numbers):
+            found = _column([row[column] for row in rows], picked)
+            if found is None:
+                return None
+            numbers[:, i] = found
+        return self._with_texts(chunk, picked, numbers, rows)
+
+    def _with_texts(
+        self, chunk: Chunk, picked: Picked, numbers: NDArray[Any], rows: list[list[str]]
+    ) -> Optional[Readings]:
+        """Readings of these numbers, with what else is selected of the cells; None where that needs care."""
+        count = len(numbers)
         try:
             texts = {name: _texts([row[i].strip() for row in rows]) for name, i in picked.texts.items()}
             ids = None if picked.selection.id is None else picked.ids(chunk.first, list(texts[picked.selection.id]))
@@ -303,8 +328,33 @@ def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
             raise InputError(f"{name}, line {number} has no end, or a quote that never closes; {NOT_TEXT}")
 
 
+def _column(found: list[str], picked: Picked) -> Optional[list[Any]]:
+    """A column's cells as numbers, NaN where they are empty and may be; None where one needs care."""
+    selection, decimal = picked.selection, picked.header.decimal or "."
+    together = "".join(found)
+    if "_" in together or (decimal == "," and "." in together):
+        return None
+    if decimal == ",":
+        found = [cell.replace(",", ".") for cell in found]
+    try:
+        if selection.integers:
+            return None if "" in found else [cells.integer(cell) for cell in found]
+        if selection.missing and "" in found:
+            values = [float(cell) if cell else math.nan for cell in found]
+            return None if math.inf in values or -math.inf in values else values
+        values = [*map(float, found)]
+    except (ValueError, OverflowError):
+        return None
+    return values if math.isfinite(sum(values)) else None
+
+
+def _is_broken(text: str) -> bool:
+    """Whether bytes of it were not UTF-8."""
+    return not text.isascii() and NOT_UTF8.search(text) is not None
+
+
 def _check_utf8(name: str, number: int, line: str) -> None:
-    if not line.isascii() and NOT_UTF8.search(line):
+    if _is_broken(line):
         raise InputError(f"{name}, line {number} is not text in UTF-8; convert it")
 
 
