@@ -115,6 +115,13 @@ def test_an_artifact_that_knows_its_table_asks_nothing(run, horizon_path, readin
     assert found == told and found.series == 2 and found.rows == 496
     assert keepdrop.load("c.onnx").table is not None
     run("evaluate", "c.onnx", "spring.csv")
+    run("predict", "c.onnx", "spring.csv", "--adapt", "--interval", "0.9", "-o", "table.csv")
+    options = (*COLUMNS, "--id=station", "--adapt", "--target=y", "--ahead=2", "--interval=0.9")
+    run("predict", "told.onnx", "spring.csv", *options, "-o", "told.csv")
+    with open("table.csv") as table_file, open("told.csv") as told_file:
+        of_table, of_told = list(csv.DictReader(table_file)), list(csv.DictReader(told_file))
+    low = next(name for name in of_table[0] if "low_0.9" in name)
+    assert [row[low] for row in of_table] == [row["y_low_0.9"] for row in of_told]
 
 
 def test_evaluation_and_the_gate(run, horizon_path, readings, write_step) -> None:
@@ -157,6 +164,37 @@ def test_predictions_are_for_an_observation(run, horizon_path, observed) -> None
     assert "y: intervals are of the samples; where observations fall is measured by keepdrop calibrate" in raw
     refused = run("predict", horizon_path, "new.npy", "-o", "no.csv", "--above", "25", code=1)
     assert "is not calibrated" in refused.output and not Path("no.csv").exists()
+
+
+def test_intervals_adapt_to_the_truths_known_by_each_line(run, horizon_path, readings, write_step) -> None:
+    """Errors grow sixfold half way; the answers to the first rows do not know of it, whatever the file holds."""
+    step, ahead = write_step(horizon_path), (*COLUMNS, "--target", "y", "--ahead", 2)
+    readings("spring.csv", 400)
+    run("calibrate", step, "spring.csv", *ahead, "-o", "c.onnx")
+    readings("year.csv", 1200, 1)
+    with open("year.csv") as file:
+        lines = list(csv.DictReader(file))
+    for i, line in enumerate(lines[600:], 600):
+        line["y"] = float(lines[i - 2]["level"]) + 6 * (float(line["y"]) - float(lines[i - 2]["level"]))
+    for name, kept in (("year.csv", lines), ("half.csv", lines[:700])):
+        with open(name, "w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0])
+            writer.writeheader(), writer.writerows(kept)
+    covered = {}
+    truth = np.array([float(line["y"]) for line in lines])
+    for way, options in (("static", COLUMNS), ("adapting", (*ahead, "--adapt"))):
+        run("predict", "c.onnx", "year.csv", *options, "-o", f"{way}.npz", "--interval", "0.9")
+        out = np.load(f"{way}.npz")
+        covered[way] = ((out["low_0.9"][:-2, 0] <= truth[2:]) & (truth[2:] <= out["high_0.9"][:-2, 0]))[700:].mean()
+    assert covered["static"] < 0.5 and covered["adapting"] > 0.84
+    told = run("predict", "c.onnx", "half.csv", *ahead, "--adapt", "-o", "half.npz", "--interval", "0.9", "--batch", 37)
+    assert "learning from the truths known by each line" in told.output
+    np.testing.assert_array_equal(np.load("half.npz")["low_0.9"], np.load("adapting.npz")["low_0.9"][:700])
+    assert "has none" in run("predict", step, "half.csv", *ahead, "--adapt", "-o", "x.npz", code=1).output
+    assert (
+        "learns from --target COLUMN"
+        in run("predict", "c.onnx", "half.csv", *COLUMNS, "--adapt", "-o", "x.npz", code=2).output
+    )
 
 
 def test_classes(run, classifier, classified) -> None:

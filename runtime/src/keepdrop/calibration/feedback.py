@@ -36,11 +36,7 @@ ETA = 0.05
 WAITING = 64
 # The levels that are followed, the ends of the usual intervals (0.5 to 0.99) among them.
 # Sorted without numpy.unique, which imports numpy.ma (numpy 2.4): ten milliseconds of every start.
-TRACKED: Floats = np.array(
-    sorted(
-        {round(q, 4) for q in [*np.linspace(0.01, 0.99, 50).tolist(), 0.005, 0.025, 0.05, 0.1, 0.9, 0.95, 0.975, 0.995]}
-    )
-)
+TRACKED: Floats = np.array(sorted({*range(10, 1000, 20), 5, 25, 50, 100, 900, 950, 975, 995})) / 1000
 MOST_LEVEL = 0.99
 # Interquartile ranges of a standard normal.
 IQR_OF_NORMAL = 1.349

@@ -47,6 +47,21 @@ def columns_by_output(ctx: click.Context, param: click.Parameter, value: tuple[s
     return found
 
 
+ahead_option = click.option(
+    "--ahead",
+    callback=steps_ahead,
+    metavar="N",
+    help="How many lines after a row's last one its target is: 0 is that line, 1..24 a horizon.",
+)
+target_option = click.option(
+    "--target",
+    multiple=True,
+    callback=columns_by_output,
+    metavar="[OUTPUT=]COLUMN",
+    help="The column that holds what was observed; can be repeated for several outputs.",
+)
+
+
 def labels_options(command: Verb) -> Verb:
     """``--target``, ``--ahead``, ``--targets`` and how rows are read; the verb takes a function `rows_of(model)`."""
 
@@ -85,19 +100,8 @@ def labels_options(command: Verb) -> Verb:
         click.option(
             "--targets", type=click.Path(path_type=Path), help="What was observed: a .npy file, or .npz by output."
         ),
-        click.option(
-            "--ahead",
-            callback=steps_ahead,
-            metavar="N",
-            help="How many lines after a row's last one its target is: 0 is that line, 1..24 a horizon.",
-        ),
-        click.option(
-            "--target",
-            multiple=True,
-            callback=columns_by_output,
-            metavar="[OUTPUT=]COLUMN",
-            help="The column that holds what was observed; can be repeated for several outputs.",
-        ),
+        ahead_option,
+        target_option,
     ):
         with_rows = option(with_rows)
     with_rows = reading_options(with_rows)

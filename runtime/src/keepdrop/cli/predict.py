@@ -13,13 +13,15 @@ import click
 
 from keepdrop.errors import InputError
 from keepdrop.files import outputs, targets
+from keepdrop.files.following import Following
 from keepdrop.files.gaps import Missing
 from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, Span
 from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import is_stream, standard_input
 from keepdrop.files.several import expanded
 from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
-from keepdrop.model import load
+from keepdrop.files.truths import declared_readings, readings_of, targets_of
+from keepdrop.model import Model, load
 from keepdrop.run.device import available_threads
 from keepdrop.table import Column, Table, Time
 from keepdrop.table.declared import HOLD
@@ -27,6 +29,7 @@ from keepdrop.until.limits import MAX_SAMPLES
 
 from . import answering
 from .interrupts import ending_by_signal
+from .labels import ahead_option, target_option
 from .options import (
     INT64,
     Share,
@@ -88,6 +91,13 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     help="Write the probability that an observation is above it, in the output's unit; of a calibrated ARTIFACT.",
 )
 @click.option("--below", type=float, multiple=True, metavar="THRESHOLD", help="The same, that it is below.")
+@click.option(
+    "--adapt",
+    is_flag=True,
+    help="Of a calibrated ARTIFACT: each row's interval learns from the truths known by its last line; see --target.",
+)
+@target_option
+@ahead_option
 @click.option("--keep-samples", is_flag=True, help="Write every sample too.")
 @click.option(
     "--standard-error",
@@ -148,6 +158,9 @@ def predict(
     last: bool,
     wide: bool,
     units: bool,
+    adapt: bool,
+    target: dict[Optional[str], str],
+    ahead: Optional[tuple[int, ...]],
     span: Optional[Span],
     part: Optional[tuple[int, int]],
     resume: bool,
@@ -175,6 +188,7 @@ def predict(
       keepdrop predict forecaster.onnx windows.npy -o out.npz --samples 200 --seed 7 --interval 0.9
       keepdrop predict forecaster.onnx readings.csv --window 48 -o out.csv --interval 0.9 --plot out.png
       keepdrop predict calibrated.onnx readings.csv --window 48 -o out.csv --interval 0.9 --above 80
+      keepdrop predict calibrated.onnx year.csv -o forecast.csv --interval 0.9 --adapt
       keepdrop predict forecaster.onnx sensors/ --window 48 --id station --order time -o out.parquet
       keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
       head -n 100 readings.csv | keepdrop predict forecaster.onnx - --window 48
@@ -186,6 +200,10 @@ def predict(
     output = _target(
         data, output, once, asked["keep_samples"], rereads=bool(part or resume or order), files=bool(resume or plot)
     )
+    if adapt and (once or resume or part or span):
+        raise click.UsageError("--adapt follows whole files from their first line; leave --rows, --part, --resume out.")
+    if (target or ahead) and not adapt:
+        raise click.UsageError("--target and --ahead say what --adapt learns from; give it too.")
     if resume and asked["deadline_ms"] is not None:
         raise InputError("what --deadline-ms gives depends on timing, so no run can go on with it; leave --resume out")
     plots = _plots(plot) if plot else None
@@ -214,7 +232,8 @@ def predict(
     )
     averages, reached = Averages(), answering.Reached(printed=output == PIPE, kept=resume)
     with ending_by_signal(reached.text), opened(files or standard_input(), model.metadata, choice) as source:
-        job = Job(model, source, question, _chosen(source, span, part), batch)
+        following = _following(model, files, choice, target, ahead) if adapt else None
+        job = Job(model, source, question, _chosen(source, span, part), batch, following)
         if not once:
             answering.check(job)
         answering.tell_long(job)
@@ -356,6 +375,29 @@ def _table(
     if when is not None:
         when = dataclasses.replace(when, column=time or when.column, format=time_format or when.format)
     return Table(inputs, table.outputs, when, id or table.id, rule)
+
+
+def _following(
+    model: Model, files: list[Path], choice: Choice, target: dict[Optional[str], str], ahead: Optional[tuple[int, ...]]
+) -> Following:
+    """What learns from the truths in the files: of the column that is named, or of the table's own target."""
+    if model.calibration is None:
+        raise InputError(
+            "--adapt goes on from a calibration, and this artifact has none; make one with `keepdrop calibrate`"
+        )
+    if choice.table is not None and not target:
+        known = [name for name in choice.table.outputs if model.calibration.of(name)]
+        if len(known) != 1:
+            raise InputError(f"--adapt follows one output, and those that are calibrated are {known}")
+        readings = declared_readings(files, model.metadata, choice, known[0])
+        return Following(model.calibration, known[0], readings, choice.table.outputs[known[0]].ahead)
+    if not target or ahead is None:
+        raise click.UsageError("--adapt learns from --target COLUMN, whose truths are known --ahead N lines later.")
+    wanted = targets_of(target, ahead, model.metadata)
+    if len(wanted) > 1:
+        raise InputError("--adapt follows one output; give one --target")
+    readings = readings_of(files, dataclasses.replace(choice, table=None), wanted[0].column)
+    return Following(model.calibration, wanted[0].output, readings, wanted[0].ahead)
 
 
 def _plots(target: Path) -> Any:

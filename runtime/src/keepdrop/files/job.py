@@ -27,8 +27,9 @@ from keepdrop.run.request import INT64, check, elements
 from keepdrop.until.stopping import Rule, decided, standard_error, watched
 
 from .fields import MET, REASON, ROW, SAMPLES, Field, Fields, N, statistics
+from .following import Following
 from .rows import Rows, grouped
-from .sources import Source
+from .sources import POSITION, Source
 
 # What a piece may take on one thread of the machine that exported, and its inputs and samples in memory.
 PIECE_SECONDS = 2.0
@@ -103,8 +104,17 @@ class Span:
 class Job:
     """Answers to `question` for the rows of `source` within `span`, `size` of them a piece."""
 
-    def __init__(self, model: Answerer, source: Source, question: Question, span: Span, size: Optional[int]) -> None:
+    def __init__(
+        self,
+        model: Answerer,
+        source: Source,
+        question: Question,
+        span: Span,
+        size: Optional[int],
+        following: Optional[Following] = None,
+    ) -> None:
         self._model = model
+        self._following = following
         self._source = source
         self._question = question
         self._span = span
@@ -138,6 +148,8 @@ class Job:
             of = None if record is None else record.of(head.output)
             observes = isinstance(of, Values) and of.is_of(head.kind)
             words = f"for an observation, {record.words(head.output)}" if record and observes else OF_SAMPLES
+            if self._following is not None and head.output == self._following.output:
+                words += ", and learning from the truths known by each line"
             found[head.output] = words
         return found
 
@@ -181,19 +193,21 @@ class Job:
             position += len(rows)
 
     def _answer(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
+        # The lines that rows end with, or the rows themselves, by position.
+        lines = rows.labels.get(POSITION, position + np.arange(len(rows)))
         if rows.reasons is None:
-            return self._sampled(position, rows, progress)
+            return self._sampled(position, rows, lines, progress)
         answered = rows.reasons == ""
         some = rows.cut(answered) if answered.any() else _zeros(rows)  # whose answers are thrown away
-        found = self._sampled(
-            position, dataclasses.replace(some, ids=self._ids(position, rows)[_places(answered)]), progress
-        )
+        places = _places(answered)
+        some = dataclasses.replace(some, ids=self._ids(position, rows)[places])
+        found = self._sampled(position, some, lines[places], progress)
         labels = {ROW: self._ids(position, rows), **rows.labels, REASON: rows.reasons.astype(str)}
         fields = {Field(None, name): label for name, label in labels.items()}
         figures = {field: values for field, values in found.items() if field not in fields}
         return {**fields, **{field: _spread(values, answered, field) for field, values in figures.items()}}
 
-    def _sampled(self, position: int, rows: Rows, progress: Optional[Progress]) -> Fields:
+    def _sampled(self, position: int, rows: Rows, lines: NDArray[np.int64], progress: Optional[Progress]) -> Fields:
         question = self._question
         ids = self._ids(position, rows)
         numbers = [q for level in question.levels for q in interval_quantiles(level)]
@@ -218,6 +232,8 @@ class Job:
         labels = {ROW: ids, **rows.labels, **(_reached(list(outputs.values()), len(rows)) if question.adapts else {})}
         fields = {Field(None, name): label for name, label in labels.items()}
         for name, prediction in outputs.items():
+            if self._following is not None and name == self._following.output:
+                prediction = self._following.followed(prediction, lines)
             found = statistics(prediction, question.levels, question.above, question.below)
             fields.update({Field(name, statistic): values for statistic, values in found.items()})
         return fields

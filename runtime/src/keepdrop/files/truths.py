@@ -17,6 +17,7 @@ from keepdrop.table import Table
 
 from . import opening
 from .declared import READING, TIME, DeclaredSource
+from .following import Readings
 from .lines import Dialect
 from .ordered import OrderedReader
 from .reader import Reader, Selection, joined
@@ -238,6 +239,54 @@ def _ahead(
 
 def _skips(rows: int) -> str:
     return f"{rows:,} rows have no target at their steps ahead: the times skip or repeat between"
+
+
+def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice, output: str) -> Readings:
+    """What stands in the lines that rows end with, of the target that the table of `choice` declares for an output.
+
+    Raises
+    ------
+    InputError
+        The files have no such column, or cannot be read.
+    """
+    assert choice.table is not None
+    target = choice.table.outputs[output].target
+    with opened(list(files), metadata, choice) as source:
+        parts = list(source.read(0, None, MAX_LINES))
+    if not parts or READING + target not in parts[0].labels:
+        raise InputError(f"{source.name} has no column {target!r}, from which {output!r} could learn")
+    values = np.concatenate([part.labels[READING + target] for part in parts])
+    breaks = np.zeros(len(values), bool)
+    if parts[0].ids is not None:
+        ids = np.concatenate([part.ids for part in parts if part.ids is not None])
+        breaks[1:] = ids[1:] != ids[:-1]
+    step = None if choice.table.time is None else choice.table.time.delta
+    if step is not None:
+        breaks[1:] |= np.diff(np.concatenate([part.labels[TIME] for part in parts])) != step
+    return Readings(values, np.cumsum(breaks))
+
+
+def readings_of(files: Sequence[Path], choice: Choice, column: str) -> Readings:
+    """What stands in a column, line by line; a line that skips in time does not follow the one before it.
+
+    Raises
+    ------
+    InputError
+        As :func:`labelled_rows`.
+    """
+    time = choice.time or choice.order
+    selection = Selection(
+        (column,), id=choice.id, time=time, time_format=choice.time_format, missing=True, skip=choice.skip
+    )
+    with _reader(files, choice) as reader:
+        lines = joined(list(reader.read(selection, MAX_LINES)))
+    breaks = np.zeros(len(lines.lines), bool)
+    if lines.ids is not None:
+        breaks[1:] = lines.ids[1:] != lines.ids[:-1]
+    step = _step(lines.times, np.cumsum(breaks))
+    if step is not None and lines.times is not None:
+        breaks[1:] |= np.diff(lines.times) != step
+    return Readings(lines.numbers[:, 0], np.cumsum(breaks))
 
 
 def _step(times: Optional[NDArray[np.datetime64]], run: NDArray[np.int64]) -> Optional[np.timedelta64]:
