@@ -274,6 +274,7 @@ MOMENT = datetime(2024, 3, 31, 14, 30, 5, tzinfo=timezone.utc)
         (MOMENT.strftime("%Y-%m-%d %H:%M:%SZ"), None, True),
         (MOMENT.astimezone(timezone(timedelta(hours=-5, minutes=-30))).isoformat(), None, True),
         (MOMENT.strftime("%Y-%m-%dT%H:%M:%S.000"), None, False),
+        (MOMENT.strftime("%Y-%m-%dT%H:%M:%S.000000000Z"), None, True),
         (str(int(MOMENT.timestamp())), "s", True),
         (f"{MOMENT.timestamp():.1f}", "s", True),
         (str(int(MOMENT.timestamp()) * 1000), "ms", True),
@@ -292,6 +293,12 @@ def test_a_time_is_the_same_however_it_is_written(one, tmp_path, written, form, 
     (tmp_path / "x.csv").write_text(f"when,a,b,c\n{written},1,2,3\n")
     options = ["--time", "when", *(["--time-format", form] if form else [])]
     assert answers("predict", one, tmp_path / "x.csv", *options)[0]["when"] == "2024-03-31T14:30:05" + "Z" * zoned
+
+
+def test_days_and_hours_alone_are_times_too() -> None:
+    found = cells.Times().read(["2024-03-31", "2024-03-31T14", "2024-03-31 14:30"])
+    assert found.tolist() == [datetime(2024, 3, 31), datetime(2024, 3, 31, 14), datetime(2024, 3, 31, 14, 30)]
+    assert cells.looks_dated("2024-03-31T14") and not cells.looks_dated("2024") and not cells.looks_dated("14:30")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""How far a long job is: on a terminal, on standard error."""
+"""How far a long job is: on a terminal, on standard error.
+
+click.progressbar is not used: it has to know a length, which a pipe has not, shows itself at once where this waits a
+second, and tells no rate.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ EXACT = 2**53
 INT64 = np.iinfo(np.int64)
 _ID = re.compile(r"0|-?[1-9][0-9]*")
 _ISO = re.compile(
-    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)\s?(Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII | re.IGNORECASE
+    r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d(?::\d\d(?::\d\d(?:[.,]\d+)?)?)?)\s?(Z|[+-]\d\d(?::?\d\d)?)?)?",
+    re.ASCII | re.IGNORECASE,
 )
 _SINCE_1970 = {"s": 1_000_000, "ms": 1_000}
 _EPOCH = datetime(1970, 1, 1)
