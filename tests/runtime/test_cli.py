@@ -1,7 +1,9 @@
 import importlib.metadata
 import json
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -10,7 +12,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
-from keepdrop.cli import progress
+from keepdrop.cli import progress, spelling
 from keepdrop.files import outputs
 
 
@@ -148,6 +150,72 @@ def test_data_of_another_shape_is_refused(one, out, tmp_path, shape) -> None:
 def test_usage_is_exit_code_2(one, data, out) -> None:
     for arguments in (["nonsense"], ["predict", one, data], ["predict", one, data, "-o", out, "--interval", "1.5"]):
         assert "Usage:" in call(*arguments, code=2).stderr
+
+
+def test_what_was_meant_is_proposed(one, data, out, tmp_path) -> None:
+    for value, meant in (("90", "give 0.9"), ("90%", "give 0.9"), ("1.5", "give 0.015")):
+        told = call("predict", one, data, "-o", out, "--interval", value, code=2).stderr
+        assert f"{value} is not between 0 and 1" in told and meant in told
+    assert "give 0.95" in call("predict", one, data, "-o", out, "--decide", 1, "--confidence", 95, code=2).stderr
+    for verb in (["predict", data, one, "-o", out], ["stream", data], ["bench", data]):
+        assert "the artifact, which comes first, is an .onnx file" in refused(*verb)
+    for verb in (["predict", "m.keras", data, "-o", out], ["inspect", "m.h5"], ["stream", "m.keras"]):
+        assert f"keepdrop export {verb[1]} -o m.onnx" in refused(*verb)
+
+
+def test_messages_speak_of_the_options_of_the_verb_at_hand() -> None:
+    @click.command()
+    @click.option("--memory")
+    @click.option("--id", "id_column")
+    @click.option("--interval", "levels")
+    def verb() -> None: ...
+
+    for message, read in {
+        "give memory= more": "give --memory more",
+        "see id_column= or id=": "see --id or --id",
+        "levels= was 1; window= stays": "--interval was 1; window= stays",
+        "memory=5 or memory='5 MB'": "--memory 5 or --memory 5 MB",
+        "predict(memory=5) and f(x, memory=(1, 2))": "predict(memory=5) and f(x, memory=(1, 2))",
+    }.items():
+        assert spelling.spelled(message, verb) == read
+
+
+def test_how_long_it_will_take_is_said_before(out, monkeypatch) -> None:
+    artifact = Path(__file__).parent / "data" / "forecaster.onnx"  # which knows what a sample costs
+    np.save(out.with_name("x.npy"), np.zeros((9, 5, 2), np.float32))
+    monkeypatch.setattr(keepdrop.Model, "predict", lambda *arguments, **options: signal.raise_signal(signal.SIGINT))
+    arguments = ("predict", artifact, out.with_name("x.npy"), "-o", out, "--samples")
+    told = call(*arguments, 99_999_999_999, code=130).stderr
+    seconds = 9 * 99_999_999_999 * keepdrop.load(artifact).metadata.cost.sample
+    assert f"this will take about {seconds / 86400:.1f} days of one thread" in told
+    assert "this will take" not in call(*arguments, 100, code=130).stderr
+
+
+def test_one_sample_in_its_time_has_no_spread(one, data, out) -> None:
+    said = call("predict", one, data, "-o", out, "--deadline-ms", 1e-6).stdout
+    assert "7 rows got one sample in their time, so that their standard deviation is unknown" in said
+    assert "one sample" not in call("predict", one, data, "-o", out, "--deadline-ms", 1e4, "--max-samples", 9).stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux'")
+def test_a_full_disk_behind_standard_output_is_one_message(one, data, out) -> None:
+    for target in (out, "-"):
+        command = [sys.executable, "-c", "from keepdrop.cli import main; main()", "predict", one, data, "-o", target]
+        with open("/dev/full", "w") as full:
+            ended = subprocess.run([str(part) for part in command], stdout=full, stderr=subprocess.PIPE, text=True)
+        if target == out:
+            assert (
+                ended.stderr
+                == "keepdrop: cannot write to standard output (No space left on device); make room for it\n"
+            )
+        assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+
+
+def test_a_closed_standard_input_is_told(one) -> None:
+    code = "import os; os.close(0); import sys; sys.stdin = None; from keepdrop.cli import main; main()"
+    command = [sys.executable, "-c", code, "predict", str(one), "-"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.split(";")[0]) == (1, "keepdrop: standard input is closed")
 
 
 def test_a_failed_write_leaves_the_older_file(one, data, out, tmp_path, monkeypatch) -> None:

@@ -17,11 +17,11 @@ from keepdrop.labelled.tables import described
 from keepdrop.model import load, savedmodel_table
 from keepdrop.table.lines import table_lines
 
-from .options import json_option
+from .options import exported_path, json_option
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), callback=exported_path)
 @json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE takes, gives and keeps random.

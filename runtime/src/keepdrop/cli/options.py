@@ -66,19 +66,25 @@ def _missing(ctx: click.Context, param: click.Parameter, value: str) -> Missing:
     raise click.BadParameter(f"{value!r} is not refuse, skip or 'hold N' with a number of lines from 1 on", ctx, param)
 
 
-def _artifact(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    """The artifact; what is a model of Keras, or the readings, is told so."""
-    suffix = value.suffix.lower()
-    if suffix in (".keras", ".h5", ".hdf5", ".pb") or (value / "saved_model.pb").is_file():
+def exported_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """The path of what an export wrote, a SavedModel too; a model of Keras is told from it."""
+    if value.suffix.lower() in (".keras", ".h5", ".hdf5"):
         raise InputError(
             f"{value} is no artifact but a model; make one of it: keepdrop export {value} -o {value.stem}.onnx"
         )
-    if suffix in SUFFIXES:
-        raise InputError(f"{value} holds readings, and the artifact, which comes first, is an .onnx file")
     return value
 
 
-artifact_argument = click.argument("artifact", type=click.Path(path_type=Path), callback=_artifact)
+def artifact_path(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    """The path of an artifact; a model, a SavedModel and readings are told from it."""
+    if (value / "saved_model.pb").is_file():
+        raise InputError(f"{value} is a SavedModel, which TensorFlow runs; give the .onnx file of that model")
+    if value.suffix.lower() in SUFFIXES:
+        raise InputError(f"{value} holds readings, and the artifact, which comes first, is an .onnx file")
+    return exported_path(ctx, param, value)
+
+
+artifact_argument = click.argument("artifact", type=click.Path(path_type=Path), callback=artifact_path)
 interval_option = click.option(
     "--interval",
     "levels",

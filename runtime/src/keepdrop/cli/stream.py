@@ -26,13 +26,13 @@ from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
 from .labels import columns_by_output, steps_ahead
-from .options import interval_option, threads_option
+from .options import artifact_path, interval_option, threads_option
 
 STOP, SKIP = "stop", "skip"
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), callback=artifact_path)
 @click.option(
     "--id",
     "id_name",
