@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Optional, Union, overload
 
@@ -14,15 +14,15 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.answer.results import Answers, Samples, of_outputs
-from keepdrop.artifact.metadata import CALIBRATION_KEY, TABLE_KEY, Head, Metadata
+from keepdrop.artifact.metadata import CALIBRATION_KEY, Head, Metadata
 from keepdrop.artifact.properties import with_properties
-from keepdrop.artifact.savedmodel import savedmodel_metadata, savedmodel_properties
 from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Asked, Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
+from keepdrop.run.stored import stored_calibration, stored_table
 from keepdrop.stream.learning import Learning
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
 from keepdrop.stream.steps import Steps
@@ -106,8 +106,8 @@ class Model(Generic[Samples, Answers]):
         by_output: bool = False,
     ) -> None:
         self._session = session
-        self._calibration = _stored(session)
-        self._table = _declared(session)
+        self._calibration = stored_calibration(session)
+        self._table = stored_table(session)
         self._threads = threads
         self._budget = budget or Budget()
         self._named = by_output
@@ -471,35 +471,3 @@ def _unpickled(
     if session.checksum != checksum:
         raise ArtifactError(f"{session.path} is another file than that of the model that was pickled; load it instead")
     return Model(session, threads, Budget(memory), by_output).with_calibration(calibration)
-
-
-def _stored(session: AnySession) -> Optional[Calibration]:
-    """What calibrated the artifact, as it says itself."""
-    text = session.properties.get(CALIBRATION_KEY)
-    if text is None:
-        return None
-    try:
-        return Calibration.from_json(text, session.metadata.outputs)
-    except ArtifactError as error:
-        raise ArtifactError(f"{session.path}: {error}") from error
-
-
-def savedmodel_table(directory: Union[str, os.PathLike[str]]) -> Optional[Table]:
-    """The table of a SavedModel, read without TensorFlow; ArtifactError where it has none that fits."""
-    metadata = savedmodel_metadata(directory)
-    return _table_of(os.fsdecode(directory), metadata, savedmodel_properties(directory))
-
-
-def _declared(session: AnySession) -> Optional[Table]:
-    """What the artifact says of tables, completed by what it says of itself."""
-    return _table_of(session.path, session.metadata, session.properties)
-
-
-def _table_of(path: str, metadata: Metadata, properties: Mapping[str, str]) -> Optional[Table]:
-    text = properties.get(TABLE_KEY)
-    if text is None:
-        return None
-    try:
-        return fitted(Table.from_json(text), metadata.inputs, metadata.outputs, metadata.heads)
-    except InputError as error:
-        raise ArtifactError(f"{path}: its {TABLE_KEY!r} does not fit it: {error}; export it again") from error

@@ -14,7 +14,8 @@ from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, Stat
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
 from keepdrop.labelled.tables import described
-from keepdrop.model import load, savedmodel_table
+from keepdrop.model import load
+from keepdrop.run.stored import savedmodel_table
 from keepdrop.table.lines import table_lines
 
 from .options import exported_path, json_option
