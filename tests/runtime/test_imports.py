@@ -33,7 +33,16 @@ def test_the_probe_sees_what_else_is_imported() -> None:
 
 
 def test_public_names() -> None:
-    names = ["ArtifactError", "ArtifactMissing", "InputError", "KeepdropError", "Model", "Prediction", "Stream"]
+    names = [
+        "ArtifactError",
+        "ArtifactMissing",
+        "ExporterMissing",
+        "InputError",
+        "KeepdropError",
+        "Model",
+        "Prediction",
+        "Stream",
+    ]
     names += ["Table", "TooLarge", "__version__", "calibrate", "decided", "evaluate", "load", "standard_error"]
     assert sorted(keepdrop.__all__) == names
     assert all(hasattr(keepdrop, name) for name in names)

@@ -18,7 +18,7 @@ from keepdrop.stream.stream import Stream
 from keepdrop.table.declared import Table
 from keepdrop.until.stopping import decided, standard_error
 
-from .errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
+from .errors import ArtifactError, ArtifactMissing, ExporterMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ArtifactError",
     "ArtifactMissing",
+    "ExporterMissing",
     "InputError",
     "KeepdropError",
     "Model",
