@@ -267,14 +267,14 @@ class Model(Generic[Samples, Answers]):
         elif numbers is None:
             self._engine.demand(request, BYTES_SUMMARISED)
             outputs = self._engine.run(request, progress)
-            found = [summarise(draws, head=head) for draws, head in zip(outputs, of_each)]
+            found = [summarise(d, head=head, calibration=self._calibration) for d, head in zip(outputs, of_each)]
         else:
             self._engine.demand_summaries(request, 2 + numbers.size)
             summary = self._quantiles if numbers.size else self._moments
             size = self._engine.block(request, MAX_BLOCK)
             blocks = [summary(block, of_each, numbers, progress) for block in request.row_blocks(size)]
             found = [concatenated(parts) for parts in zip(*blocks)]
-        if self._calibration is not None:
+        if self._calibration is not None and found[0].calibration is None:
             found = [replace(prediction, calibration=self._calibration) for prediction in found]
         answers: Answers = of_outputs(self._outputs, paired(found), self._named)
         return answers

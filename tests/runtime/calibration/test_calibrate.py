@@ -304,3 +304,14 @@ def test_words_say_what_it_rests_on(calibrated) -> None:
     assert calibrated.calibration.words("y").startswith("calibrated on 800 rows (about ")
     assert calibrated.calibration.words("y").endswith("effective) of 2012-03-01 to 2012-04-03")
     assert dataclasses.replace(calibrated.calibration, first=None).words("y").endswith("effective)")
+
+
+def test_a_row_that_is_no_number_has_no_interval(calibrated, observed) -> None:
+    x, _ = observed(3, 9)
+    p = calibrated.predict(x, samples=60)
+    broken = p.samples.copy()
+    broken[7, 1] = np.nan
+    o = dataclasses.replace(p, samples=broken).observation
+    low, high = o.interval(0.9)
+    assert np.isnan(low[1]).all() and np.isnan(high[1]).all() and np.isnan(o.probability(above=3)[1]).all()
+    np.testing.assert_array_equal(low[[0, 2]], p.observation.interval(0.9)[0][[0, 2]])

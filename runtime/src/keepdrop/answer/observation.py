@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.calibration import classes
-from keepdrop.calibration.conformal import ROUNDING, TAUS, Floats, Spread, band, score_moments, score_probability
+from keepdrop.calibration.conformal import ROUNDING, TAUS, Floats, band, score_moments, score_probability
 from keepdrop.calibration.feedback import MOST_LEVEL, TRACKED, WINDOW
 from keepdrop.calibration.record import LEAST_SHARE, Calibration, Classes
 from keepdrop.errors import InputError
 
+from .moments import median
 from .prediction import Prediction, checked_quantiles, interval_quantiles
 
 
@@ -250,9 +251,7 @@ def observed(prediction: Prediction, calibration: Optional[Calibration]) -> Unio
         return ClassObservation(prediction.exact_mean, of, basis, prediction.dtype)
     centre, variance = centre_and_variance(prediction)
     _check_shape(name, centre.shape[1:], of.shape)
-    which = np.array(of.which).reshape(of.shape)
-    scale = Spread(np.reshape(of.a, of.shape), np.reshape(of.b, of.shape)).scale(variance)
-    most = min(scores.most_level for scores in of.scores)
+    scale, most = of.spread.scale(variance), of.most_level
     if prediction.tracked is not None:
         quantiles, truths = prediction.tracked
         if (truths >= WINDOW).all():  # the scores are the rows' own
@@ -264,7 +263,7 @@ def observed(prediction: Prediction, calibration: Optional[Calibration]) -> Unio
     return Observation(
         centre,
         scale,
-        np.array([scores.knots for scores in of.scores])[which],
+        of.knots,
         TAUS,
         most,
         basis,
@@ -278,16 +277,22 @@ def centre_and_variance(prediction: Prediction) -> tuple[Floats, Floats]:
 
     Of a mean and its log-variance: the median of the means, and the total variance.
     """
+    centre = _median(prediction)
+    if prediction.head.kind == MEAN_LOGVAR:
+        centre = centre[..., : centre.shape[-1] // 2]
+    return centre, prediction.exact_variance
+
+
+def _median(prediction: Prediction) -> Floats:
+    if prediction.samples is not None and isinstance(prediction.n, int):
+        return median(prediction.samples)  # where one is NaN the variance is, and with it every answer
     try:
-        median = prediction.quantile(0.5).astype(np.float64)
+        return prediction.quantile(0.5).astype(np.float64)
     except InputError:
         raise InputError(
             "the centre of an observation is the median, which was not kept; add 0.5 to quantiles=, or leave "
             "quantiles= out to keep the samples"
         ) from None
-    if prediction.head.kind == MEAN_LOGVAR:
-        median = median[..., : median.shape[-1] // 2]
-    return median, prediction.exact_variance
 
 
 def _check_samples(prediction: Prediction, calibration: Calibration) -> None:

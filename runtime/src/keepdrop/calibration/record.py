@@ -10,12 +10,15 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Optional, Union
+
+import numpy as np
 
 from keepdrop.artifact.metadata import CALIBRATION_KEY, MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE, Tensor, decoded
 from keepdrop.errors import ArtifactError
 
-from .conformal import KNOTS, LEVEL, TAUS, TOLERANCE, most_level
+from .conformal import KNOTS, LEVEL, TAUS, TOLERANCE, Floats, Spread, most_level
 
 FORMAT = 1
 # Below so many effective rows the coverage of 90 % intervals is off by more than 5 points too often.
@@ -56,6 +59,22 @@ class Values:
     b: tuple[float, ...]
     which: tuple[int, ...]
     scores: tuple[Scores, ...]
+
+    @cached_property
+    def spread(self) -> Spread:
+        """How samples become the scale, arrays of `shape`."""
+        return Spread(np.reshape(self.a, self.shape), np.reshape(self.b, self.shape))
+
+    @cached_property
+    def knots(self) -> Floats:
+        """The quantiles of each element's scores, [..., 201]."""
+        which = np.array(self.which).reshape(self.shape)
+        return np.asarray(np.array([scores.knots for scores in self.scores])[which])
+
+    @cached_property
+    def most_level(self) -> float:
+        """The largest level that the rows of all scores bear."""
+        return min(scores.most_level for scores in self.scores)
 
     def is_of(self, kind: str) -> bool:
         """Whether it is of an output with such a head."""
@@ -146,7 +165,13 @@ class Calibration:
 
     def words(self, output: str) -> str:
         """What an interval rests on: "calibrated on 1,240 rows (about 310 effective) of 2012-03-01 to 2012-06-30"."""
-        of = self.of(output)
+        return self._words[output]
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        return {of.output: self._basis(of) for of in self.outputs}
+
+    def _basis(self, of: OfOutput) -> str:
         effective = min((s.effective for s in of.scores), default=0.0) if isinstance(of, Values) else 0.0
         effective = of.effective if isinstance(of, Classes) else effective
         when = f" of {_day(self.first)} to {_day(self.last)}" if self.first and self.last else ""
