@@ -9,14 +9,14 @@ import keepdrop
 from keepdrop import model
 from keepdrop.artifact.metadata import Cost, Draw
 from keepdrop.run import engine
-from keepdrop.run.engine import Chunk, plan_chunks, run_limit, worthwhile_workers
+from keepdrop.run.engine import RunSlice, plan_chunks, run_limit, worthwhile_workers
 from keepdrop.run.request import Request
 from keepdrop.run.session import Session
 
 SIZES = [(1, 1), (1, 7), (100, 1), (3, 50), (101, 13), (4096, 1), (4097, 3), (1, 10_001), (9000, 7), (333, 1000)]
 
 
-def cover(chunks: list[Chunk], samples: int, batch: int) -> np.ndarray:
+def cover(chunks: list[RunSlice], samples: int, batch: int) -> np.ndarray:
     """How many chunks hold each sample of each row: [T, B]."""
     count = np.zeros((samples, batch), int)
     for chunk in chunks:

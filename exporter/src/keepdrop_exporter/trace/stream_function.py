@@ -46,11 +46,11 @@ def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
     specs[STEPS_SEEN] = tf.TensorSpec([None], tf.int64, name=STEPS_SEEN)
     lowered: list[Recurrence] = []
 
-    def traced(draws: tuple[Draw, ...], known: Streaming | None) -> tuple[Any, _Chunk]:
-        found: list[_Chunk] = []
+    def traced(draws: tuple[Draw, ...], known: Streaming | None) -> tuple[Any, _ChunkReplay]:
+        found: list[_ChunkReplay] = []
 
         def push(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            chunk = _Chunk(plan, draws, tensors, None if known is None else tensors, prefix, block)
+            chunk = _ChunkReplay(plan, draws, tensors, None if known is None else tensors, prefix, block)
             found[:] = [chunk]
             results = chunk.run(lowered)
             return {name: tf.identity(y, name=name) for name, y in results.items()}
@@ -77,7 +77,7 @@ def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
     return Traced(function, tuple(lowered), stream), described
 
 
-class _Chunk(Replay):
+class _ChunkReplay(Replay):
     """One chunk of a stream: draws without the time axis are held, those on a sequence are made for its steps alone."""
 
     def __init__(

@@ -58,7 +58,7 @@ ROWS_A_WORKER = 4
 Progress = Callable[[int], None]
 
 
-class Chunk(NamedTuple):
+class RunSlice(NamedTuple):
     """One run of the graph: slices of the request's samples and rows."""
 
     samples: slice
@@ -115,7 +115,7 @@ class Engine:
         return results.outputs
 
     def share(
-        self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk], workers: Optional[int] = None
+        self, run: Callable[[AnySession, RunSlice], None], chunks: list[RunSlice], workers: Optional[int] = None
     ) -> None:
         """Call `run` with each chunk and a session, on so many threads (default: all), and wait for the last one."""
         work = _ChunkQueue(run, chunks)
@@ -217,7 +217,7 @@ class Engine:
 class _ChunkQueue:
     """The chunks still to run, and what is to be done with each."""
 
-    def __init__(self, run: Callable[[AnySession, Chunk], None], chunks: list[Chunk]) -> None:
+    def __init__(self, run: Callable[[AnySession, RunSlice], None], chunks: list[RunSlice]) -> None:
         self.waiting = deque(chunks)
         self._error: Optional[BaseException] = None
         self._run = run
@@ -264,7 +264,7 @@ class _Results:
         self._progress = progress
         self._lock = threading.Lock()
 
-    def run(self, session: AnySession, chunk: Chunk) -> None:
+    def run(self, session: AnySession, chunk: RunSlice) -> None:
         """Run one chunk of the request."""
         parts = session.run(self._request.cut(chunk.rows, chunk.samples))
         with self._lock:
@@ -287,7 +287,7 @@ class _Results:
             ) from None
 
 
-def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[Chunk]:
+def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[RunSlice]:
     """Cut `samples` x `batch` into chunks of at most `limit` each, as many for one worker as for the other.
 
     Rows are cut rather than samples where there are many, since what a graph computes before its first draw
@@ -297,7 +297,7 @@ def plan_chunks(samples: int, batch: int, workers: int, limit: int) -> list[Chun
     sample_parts = _parts(samples, _multiple(-(-samples // limit), 1 if by_rows else workers))
     rows_a_run = max(1, limit // max(_size(part) for part in sample_parts))
     row_parts = _parts(batch, _multiple(-(-batch // rows_a_run), workers if by_rows else 1))
-    return [Chunk(part, rows) for rows in row_parts for part in sample_parts]
+    return [RunSlice(part, rows) for rows in row_parts for part in sample_parts]
 
 
 def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> int:

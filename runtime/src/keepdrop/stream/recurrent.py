@@ -21,7 +21,7 @@ from keepdrop.artifact.metadata import (
     Streaming,
 )
 from keepdrop.errors import ArtifactError
-from keepdrop.run.engine import Chunk, Engine, plan_chunks, run_limit
+from keepdrop.run.engine import Engine, RunSlice, plan_chunks, run_limit
 from keepdrop.run.session import AnySession
 
 from .rows import Arrays
@@ -107,11 +107,11 @@ class Recurrent:
                 )
         return results
 
-    def _run_chunks(self, names: Sequence[str], feeds: Arrays, chunks: list[Chunk]) -> list[NDArray[Any]]:
+    def _run_chunks(self, names: Sequence[str], feeds: Arrays, chunks: list[RunSlice]) -> list[NDArray[Any]]:
         wholes: list[NDArray[Any]] = []
         lock = threading.Lock()
 
-        def run(session: AnySession, chunk: Chunk) -> None:
+        def run(session: AnySession, chunk: RunSlice) -> None:
             cut = {name: np.ascontiguousarray(array[self._part(name, chunk)]) for name, array in feeds.items()}
             parts = session.call(names, {**cut, **_numbers(self._drawn.cut(chunk.samples))})
             with lock:
@@ -130,7 +130,7 @@ class Recurrent:
     def _leading(self, name: str, batch: int) -> tuple[int, ...]:
         return tuple(self._drawn.samples if axis == "T" else batch for axis in self._axes[name])
 
-    def _part(self, name: str, chunk: Chunk) -> tuple[slice, ...]:
+    def _part(self, name: str, chunk: RunSlice) -> tuple[slice, ...]:
         return tuple(chunk.samples if axis == "T" else chunk.rows for axis in self._axes[name])
 
     def _limit(self, steps: int) -> int:
