@@ -51,6 +51,18 @@ class RandomFunctions(Protocol):
         """Be told of a call to another function of ``keras.random``."""
 
 
+class StockFunctions:
+    """Keras' random functions as they are."""
+
+    dropout = staticmethod(stock_dropout)
+    uniform = staticmethod(stock_uniform)
+    normal = staticmethod(stock_normal)
+
+    def unsupported(self, kind: str) -> None:
+        """Be told of a call to another function of ``keras.random``, which the plan refuses."""
+        raise AssertionError(f"the plan let keras.random.{kind} pass")
+
+
 @contextlib.contextmanager
 def intercept(functions: RandomFunctions) -> Iterator[None]:
     """Send every draw of Keras' layers to ``functions`` while the context is open."""
@@ -140,6 +152,28 @@ def forget_masks(model: keras.Model) -> None:
         if isinstance(layer, DropoutRNNCell):
             layer.reset_dropout_mask()
             layer.reset_recurrent_dropout_mask()
+
+
+@contextlib.contextmanager
+def in_float64(model: keras.Model) -> Iterator[None]:
+    """Let the model's float32 layers compute in float64, with the weights they have, while the context is open."""
+    policies = [(layer, layer.dtype_policy) for layer in all_layers(model) if layer.compute_dtype == "float32"]
+    double = keras.DTypePolicy("float64")
+    # Only where a layer's variables are of another type than it computes in does Keras cast them (Keras 3.15).
+    double._variable_dtype = "float32"
+
+    def unconverted(graph: Any, inputs: Any) -> list[Any]:
+        return [x if x is None else tf.convert_to_tensor(x) for x in inputs]
+
+    try:
+        for layer, _ in policies:
+            layer.dtype_policy = double
+        # A nested model would cast what it is given to the type its inputs were declared with.
+        with mock.patch.object(Functional, "_convert_inputs_to_tensors", unconverted):
+            yield
+    finally:
+        for layer, policy in policies:
+            layer.dtype_policy = policy
 
 
 def all_layers(model: keras.Model) -> list[keras.Layer]:

@@ -45,6 +45,52 @@ def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed
     return {t.name: np.stack([row[i] for row in per_row], axis=1) for i, t in enumerate(plan.outputs)}
 
 
+def exact_reference(
+    plan: Plan,
+    x: Arrays,
+    rows: NDArray[np.int64],
+    samples: int,
+    seed: int,
+    draws: keras_hooks.RandomFunctions | None = None,
+) -> Samples:
+    """``reference`` computed in float64, under the same float32 masks and noise: float64 [T, B, ...] each.
+
+    ``draws`` are the functions that make the numbers, by default Keras' own.
+
+    Raises
+    ------
+    VerifyError
+        The model does not run in float64; code of a layer's own may ask for float32.
+    """
+    single = _SingleDraws(draws or keras_hooks.StockFunctions())
+    with keras_hooks.in_float64(plan.model), keras_hooks.intercept(single):
+        return reference(plan, x, rows, samples, seed)
+
+
+class _SingleDraws:
+    """Draws float32 numbers for a model that computes in float64."""
+
+    def __init__(self, draws: keras_hooks.RandomFunctions) -> None:
+        self._draws = draws
+
+    def dropout(self, inputs: tf.Tensor, rate: float, noise_shape: Any = None, seed: Any = None) -> tf.Tensor:
+        if rate in (0.0, 1.0):
+            return self._draws.dropout(inputs, rate, noise_shape, seed)
+        kept = self._draws.dropout(tf.ones(inputs.shape, tf.float32), rate, noise_shape, seed)
+        return tf.where(kept > 0, inputs / tf.cast(1 - rate, inputs.dtype), tf.cast(0, inputs.dtype))
+
+    def uniform(
+        self, shape: Any, minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None, seed: Any = None
+    ) -> tf.Tensor:
+        return tf.cast(self._draws.uniform(shape, minval, maxval, "float32", seed), dtype or "float32")
+
+    def normal(self, shape: Any, mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None, seed: Any = None) -> tf.Tensor:
+        return tf.cast(self._draws.normal(shape, mean, stddev, "float32", seed), dtype or "float32")
+
+    def unsupported(self, kind: str) -> None:
+        self._draws.unsupported(kind)
+
+
 def _forward(plan: Plan, x: Arrays) -> Callable[[Sequence[Any]], list[tf.Tensor]]:
     """``model(inputs, training=True)`` on flat inputs, traced where that pays."""
 
