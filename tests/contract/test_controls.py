@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -195,3 +196,32 @@ def test_verify_notices_dropout_that_is_switched_off(
     assert np.ptp(drawn, axis=0).max() == 0
     with pytest.raises(VerifyError, match="'y' differs from Keras"):
         keepdrop_exporter.verify(artifact.keras_model, tmp_path / "off.onnx")
+
+
+def _magnifying() -> keras.Model:
+    """Two LSTMs of relu whose samples reach 30,000: float32 rounding alone moves them beyond the default tolerance."""
+    keras.utils.set_random_seed(0)
+    lstm = functools.partial(keras.layers.LSTM, 32, activation="relu", dropout=0.1, recurrent_dropout=0.2)
+    head = keras.layers.Dense(2, name="y")
+    model = keras.Sequential([keras.Input((24, 3), name="x"), lstm(return_sequences=True), lstm(), head])
+    for variable in model.variables:
+        if "kernel" in variable.name:
+            variable.assign(variable * 2.6)
+    return model
+
+
+def test_what_rounds_no_worse_than_keras_is_exported_and_said_to(tmp_path: Path) -> None:
+    (check,) = keepdrop_exporter.export(_magnifying(), tmp_path / "m.onnx").verified.outputs
+    assert check.max_rel > reference.RTOL  # the default alone would refuse it
+    assert 0 < check.from_float64 < 1e-2 and 0 < check.keras_from_float64 < 1e-2
+
+
+# The slightest of them; the others are the same kind, and far greater.
+@pytest.mark.parametrize(
+    "change", [_rate, *(pytest.param(change, marks=pytest.mark.nightly) for change in (_shifted, _swapped_gates))]
+)
+def test_float64_excuses_no_wrong_mask(tmp_path: Path, change: Any) -> None:
+    model = _magnifying()
+    with _draws_changed(change)(model), pytest.raises(VerifyError, match="From float64 .* the artifact is .* Keras"):
+        keepdrop_exporter.export(model, tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -15,8 +15,8 @@ from keras import layers
 import keepdrop
 import keepdrop_exporter
 from keepdrop_exporter import Report, VerifyError
+from keepdrop_exporter.plan import inputs
 from keepdrop_exporter.plan.draws import make_plan
-from keepdrop_exporter.verification import whole
 
 
 def test_report(forecaster: Report, forecaster_file: Path) -> None:
@@ -107,6 +107,21 @@ def test_the_file_of_a_model_with_other_weights(forecaster: Report) -> None:
         keepdrop_exporter.verify(_lstm(0.25, 0.5), forecaster.path)
 
 
+def test_another_file_than_the_artifact_was_made_from(forecaster: Report, tmp_path: Path) -> None:
+    _lstm(0.25, 0.5).save(tmp_path / "other.keras")
+    with pytest.raises(VerifyError, match="made from another file than .*other.keras .*SHA-256 differ.*differs from"):
+        keepdrop_exporter.verify(tmp_path / "other.keras", forecaster.path)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5])
+def test_masks_leave_steps_however_few_there_are(length: int) -> None:
+    h = layers.Masking()(x := keras.Input((length, 3), name="x"))
+    plan = make_plan(keras.Model(x, layers.LSTM(2, dropout=0.5)(h)))
+    (batch,) = inputs.random_batches(plan, rows=1, seed=0)
+    assert (batch["x"] != 0).any()
+    assert (batch["x"] == 0).any() == (length > 2)
+
+
 def test_a_single_weight_that_differs(forecaster: Report, forecaster_file: Path) -> None:
     model = keras.models.load_model(forecaster_file)
     bias = model.get_layer("forecast").bias
@@ -142,7 +157,7 @@ def test_the_model_is_left_untouched(sentence: Any) -> None:
 
 
 def _lengths(model: keras.Model) -> list[list[int]]:
-    batches = whole.random_batches(make_plan(model), rows=2, seed=0)
+    batches = inputs.random_batches(make_plan(model), rows=2, seed=0)
     return [[n for t in model.inputs for n in batch[t.name].shape[1:-1]] for batch in batches]
 
 

@@ -325,3 +325,10 @@ def _print_verification(report: Verification) -> None:
     )
     for check in report.outputs:
         click.echo(f"  {check.name}: largest difference {check.max_abs:.2g}, relative {check.max_rel:.2g}")
+        if check.from_float64:
+            click.echo(
+                f"    beyond that, and as near to float64 as Keras is: {check.from_float64:.2g} of a sample away, "
+                f"Keras {check.keras_from_float64:.2g}"
+            )
+        if check.nan:
+            click.echo(f"    {check.nan} numbers are NaN in both: the model overflows on these inputs")

@@ -27,18 +27,19 @@ from keepdrop.artifact.savedmodel import METADATA_ASSET, write_savedmodel_proper
 from keepdrop.errors import InputError
 from keepdrop.table import Table, fitted
 from keepdrop_exporter.formats.savedmodel import open_artifact
-from keepdrop_exporter.loading.reading import Loaded, load, read
+from keepdrop_exporter.loading.reading import Loaded, read
 from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, make_plan, tensors
 from keepdrop_exporter.plan.heads import find_heads
 from keepdrop_exporter.plan.inputs import Data
 from keepdrop_exporter.trace.function import Traced, trace
 from keepdrop_exporter.trace.stream_function import trace_stream
+from keepdrop_exporter.verification.cost import measure_cost
 from keepdrop_exporter.verification.streams import measure_push, verify_stream
-from keepdrop_exporter.verification.whole import measure_cost, verify_plan
+from keepdrop_exporter.verification.whole import verify_plan
 
 from . import writing
-from .errors import ExportError
+from .errors import ExportError, VerifyError
 from .formats import onnx_export, savedmodel
 from .retrofit import retrofitted
 from .scaling import scaled
@@ -214,15 +215,21 @@ def verify(
         Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
         same seed others; or samples depend on how a call is cut into chunks.
     """
+    loaded = Loaded(model, (), None)
     if isinstance(model, (str, Path)):
-        model = load(model, custom_objects, weights, trust_code=trust_code)
+        loaded = read(model, custom_objects, weights, trust_code=trust_code)
     metadata = open_artifact(artifact).metadata
-    keras_model, _ = retrofitted(model, dropout or {})
+    another = ""
+    if None not in (loaded.sha256, metadata.source_sha256) and loaded.sha256 != metadata.source_sha256:
+        another = f"{artifact} was made from another file than {model} (their SHA-256 differ): "
+    check = verify_plan if metadata.stream is None else verify_stream
+    keras_model, _ = retrofitted(loaded.model, dropout or {})
     keras_model, _ = scaled(keras_model, input_scaler, output_scaler, _declared(metadata.heads))
-    streaming = metadata.stream is not None
-    check = verify_stream if streaming else verify_plan
     plan = make_plan(keras_model)
-    return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+    try:
+        return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+    except VerifyError as error:
+        raise VerifyError(f"{another}{error}") from error
 
 
 def _table(table: Table | Mapping[str, Any] | str | Path) -> Table:

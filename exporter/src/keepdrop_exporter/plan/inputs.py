@@ -70,8 +70,8 @@ def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, s
             mean, variance = (np.asarray(part)[0] for part in normalized[i])
             batch[t.name] = (mean + np.sqrt(variance) * batch[t.name]).astype(t.dtype)
         if i in masked:
-            # One row ends early, another has a gap.
-            batch[t.name][0, -(shape[1] // 3) :] = masked[i]
+            # One row ends early, another has a gap; where steps are few, none is masked.
+            batch[t.name][0, shape[1] - shape[1] // 3 :] = masked[i]
             batch[t.name][-1, 1 : 1 + shape[1] // 4] = masked[i]
     return batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,11 +22,18 @@ Samples = dict[str, NDArray[np.float32]]
 _STEPS_WORTH_TRACING = 30
 
 
-def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed: int) -> Samples:
+def reference(
+    plan: Plan,
+    x: Arrays,
+    rows: NDArray[np.int64],
+    samples: int,
+    seed: int,
+    draws: keras_hooks.RandomFunctions | None = None,
+) -> Samples:
     """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each.
 
     Long sequences run as one ``tf.function`` of the model's call, which takes a hundredth of the time and computes the
-    same: it is Keras' code, traced.
+    same: it is Keras' code, traced. ``draws`` stand in for Keras' random functions, where they are given.
 
     Raises
     ------
@@ -33,7 +41,8 @@ def reference(plan: Plan, x: Arrays, rows: NDArray[np.int64], samples: int, seed
         The Keras model does not run on these inputs; the text names the layer that failed.
     """
     per_row = []
-    with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors():
+    drawing = keras_hooks.intercept(draws) if draws is not None else contextlib.nullcontext()
+    with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors(), drawing:
         forward = _forward(plan, x)
         for b, row in enumerate(rows):
             start_generators(plan, seed, int(row))
@@ -63,8 +72,8 @@ def exact_reference(
         The model does not run in float64; code of a layer's own may ask for float32.
     """
     single = _SingleDraws(draws or keras_hooks.StockFunctions())
-    with keras_hooks.in_float64(plan.model), keras_hooks.intercept(single):
-        return reference(plan, x, rows, samples, seed)
+    with keras_hooks.in_float64(plan.model):
+        return reference(plan, x, rows, samples, seed, single)
 
 
 class _SingleDraws:

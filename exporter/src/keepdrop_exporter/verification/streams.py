@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -20,10 +21,12 @@ from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 from keepdrop_exporter.plan.inputs import Data, given, random_batch
-from keepdrop_exporter.plan.reference import Arrays, Samples, reference
+from keepdrop_exporter.plan.reference import Arrays, Samples, exact_reference, reference
 from keepdrop_exporter.trace import stream_frontier
 
-from .whole import behaves, check_counts, compare, cost, row_ids, worse
+from .comparison import Bound, compare, worse
+from .cost import cost
+from .whole import behaves, check_counts, row_ids
 
 # Steps that are compared where no draw follows the time; else a block. They are more where convolutions look farther
 # back, and always a few over.
@@ -76,6 +79,11 @@ def verify_stream(
     lengths = sorted({1, min(block, steps) if on_sequences else -(-steps // 2), steps})
     expected = prefixes(plan, x, ids, samples, seed, lengths, on_sequences, block)
 
+    def exact(length: int) -> Samples:
+        return prefixes(plan, x, ids, samples, seed, [length], on_sequences, block, exact_reference)[length]
+
+    bound = {n: Bound(expected[n], atol, rtol, functools.partial(exact, n)) for n in lengths}
+
     def draw(
         x: Arrays = x,
         ids: NDArray[np.int64] = ids,
@@ -93,15 +101,15 @@ def verify_stream(
         for length in lengths:
             answers = draw({name: a[:, :length] for name, a in x.items()}, chunks=(1,))
             for name, found in compare(
-                answers, expected[length], atol, rtol, f"differs from Keras after {length} steps"
+                answers, expected[length], bound[length], f"differs from Keras after {length} steps"
             ).items():
                 worst[name] = worse(worst.get(name), found)
         got = draw()
-        compare(got, expected[steps], atol, rtol, "differs from Keras where steps are pushed in chunks")
+        compare(got, expected[steps], bound[steps], "differs from Keras where steps are pushed in chunks")
         if len(ids) > 1 and steps > _LEAD:
             apart = _apart(metadata, model.stream(samples=samples, seed=seed, rows=ids[:-1]), x, int(ids[-1]))
-            compare(apart, expected[steps], atol, rtol, "differs from Keras where rows are at different steps")
-        behaves(draw, x, ids, got, samples, seed, atol, rtol)
+            compare(apart, expected[steps], bound[steps], "differs from Keras where rows are at different steps")
+        behaves(draw, x, ids, got, samples, seed, bound[steps])
     except VerifyError:
         raise
     except keepdrop.KeepdropError as error:
@@ -132,6 +140,7 @@ def prefixes(
     lengths: Sequence[int],
     on_sequences: set[int],
     block: int,
+    compute: Callable[..., Samples] = reference,
 ) -> dict[int, Samples]:
     """The samples after each of some lengths, by the untouched Keras model on the whole prefix: [T, B, ...] each.
 
@@ -142,11 +151,13 @@ def prefixes(
         steps, block after block, each from the state ``stateless_fold_in(state, block's number)`` but for block 0.
     block
         How many steps a block has.
+    compute
+        ``reference``, or ``exact_reference`` for float64.
     """
     draws = _BlockDraws(plan, on_sequences, block, -(-max(lengths) // block))
-    with keras_hooks.intercept(draws), keras_hooks.any_length(), stream_frontier.rolled(plan.model):
+    with keras_hooks.any_length(), stream_frontier.rolled(plan.model):
         return {
-            length: reference(plan, {name: a[:, :length] for name, a in x.items()}, rows, samples, seed)
+            length: compute(plan, {name: a[:, :length] for name, a in x.items()}, rows, samples, seed, draws)
             for length in lengths
         }
 

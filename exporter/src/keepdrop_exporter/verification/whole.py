@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,17 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import keepdrop
-from keepdrop.artifact.metadata import Cost, OutputCheck, Verification
-from keepdrop.run.request import check
+from keepdrop.artifact.metadata import OutputCheck, Verification
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.formats.savedmodel import open_artifact
-from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan
 from keepdrop_exporter.plan.inputs import Data, given, random_batches
-from keepdrop_exporter.plan.reference import Arrays, Samples, reference
+from keepdrop_exporter.plan.reference import Arrays, Samples, exact_reference, reference
 
-_TIMED_RUNS = 7
-_TIMED_SAMPLES = 101
+from .comparison import REAL_INPUTS, Bound, compare, worse
 
 # Rows have ids of their own, and one beyond 32 bits.
 _FAR_ROW = 2**33 + 5
@@ -51,6 +47,12 @@ def verify_plan(
     for x in batches:
         ids = row_ids(x)
         expected = reference(plan, x, ids, samples, seed)
+        bound = Bound(
+            expected,
+            atol,
+            rtol,
+            lambda x=x, ids=ids: exact_reference(plan, x, ids, samples, seed),  # type: ignore[misc]
+        )
 
         def draw(
             x: Arrays = x, ids: NDArray[np.int64] = ids, *, seed: int = seed, samples: int = samples, first: int = 0
@@ -63,42 +65,11 @@ def verify_plan(
             return drawn if isinstance(drawn, dict) else {plan.outputs[0].name: drawn}
 
         got = draw()
-        for name, found in compare(got, expected, atol, rtol, "differs from Keras").items():
+        for name, found in compare(got, expected, bound, "differs from Keras").items():
             worst[name] = worse(worst.get(name), found)
-        behaves(draw, x, ids, got, samples, seed, atol, rtol)
+        behaves(draw, x, ids, got, samples, seed, bound)
     source = "given" if data is not None else "random"
     return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
-
-
-def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
-    """What a run and a sample cost on one thread: the quickest of some runs with one and with many samples of a row."""
-    session = open_artifact(artifact)
-    x = given(plan, data, 1) if data is not None else random_batches(plan, 1, 0)[0]
-
-    def run(samples: int) -> Callable[[], object]:
-        request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)
-        return lambda: session.run(request)
-
-    return cost(run, _TIMED_RUNS)
-
-
-def cost(run: Callable[[int], Callable[[], object]], times: int) -> Cost:
-    """What a run and a sample in it cost: ``run(samples)()`` with one and with many samples, the quickest of some."""
-
-    def quickest(samples: int) -> float:
-        action = run(samples)
-        action()
-        return min(_seconds(action) for _ in range(times))
-
-    one, many = quickest(1), quickest(_TIMED_SAMPLES)
-    sample = max(0.0, (many - one) / (_TIMED_SAMPLES - 1))
-    return Cost(run=max(0.0, one - sample), sample=sample)
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
 
 
 def check_counts(rows: int, samples: int) -> None:
@@ -121,15 +92,14 @@ def behaves(
     got: Samples,
     samples: int,
     seed: int,
-    atol: float,
-    rtol: float,
+    bound: Bound,
 ) -> None:
     """Raise VerifyError unless samples vary, follow the seed and nothing else, and do not depend on how they are cut.
 
     ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default.
     """
     if all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in got.values()):
-        raise VerifyError(f"no output varies over {samples} samples: dropout is not active in the artifact")
+        raise VerifyError(f"no output varies over {samples} samples: {_why_nothing_varies(got)}")
     again, other = draw(), draw(seed=seed + 1)
     for name, y in got.items():
         if not np.array_equal(again[name], y, equal_nan=True):
@@ -140,38 +110,13 @@ def behaves(
     cut = samples // 2 | 1 if samples > 3 else 1
     parts = draw(samples=cut), draw(samples=samples - cut, first=cut)
     joined = {name: np.concatenate([part[name] for part in parts], axis=0) for name in got}
-    compare(joined, got, atol, rtol, "changes when samples are drawn in chunks")
+    compare(joined, got, bound, "changes when samples are drawn in chunks")
     singles = [draw({name: a[b : b + 1] for name, a in x.items()}, ids[b : b + 1]) for b in range(len(ids))]
     joined = {name: np.concatenate([single[name] for single in singles], axis=1) for name in got}
-    compare(joined, got, atol, rtol, "changes when rows are drawn one by one")
+    compare(joined, got, bound, "changes when rows are drawn one by one")
 
 
-def compare(got: Samples, expected: Samples, atol: float, rtol: float, fault: str) -> dict[str, OutputCheck]:
-    """How far samples are from those expected, by output; VerifyError where it is farther than the tolerance."""
-    checks = {}
-    for name, want in expected.items():
-        have = got[name]
-        if have.shape != want.shape:
-            raise VerifyError(f"output {name!r} {fault}: its shape is {have.shape} and should be {want.shape}")
-        same_nan = np.isnan(have) == np.isnan(want)
-        difference = np.where(
-            np.isnan(want) | (have == want), 0.0, np.abs(have.astype(np.float64) - want.astype(np.float64))
-        )
-        excess = np.where(same_nan, difference - (atol + rtol * np.abs(np.nan_to_num(want))), np.inf)
-        checks[name] = OutputCheck(
-            name,
-            float(difference.max()),
-            float((difference / np.maximum(np.abs(np.nan_to_num(want)), ATOL / RTOL)).max()),
-        )
-        if excess.max() > 0:
-            sample, row = np.unravel_index(int(excess.argmax()), excess.shape)[:2]
-            raise VerifyError(
-                f"output {name!r} {fault}: by up to {checks[name].max_abs:.3g} (sample {sample}, row {row} of those "
-                f"compared); allowed are {atol:g} + {rtol:g} * |expected|"
-            )
-    return checks
-
-
-def worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
-    """The larger differences of both."""
-    return b if a is None else OutputCheck(b.name, max(a.max_abs, b.max_abs), max(a.max_rel, b.max_rel))
+def _why_nothing_varies(got: Samples) -> str:
+    if all(np.isnan(y).all() for y in got.values()):
+        return f"all of them are NaN; the model overflows on these inputs: {REAL_INPUTS}"
+    return "dropout is not active in the artifact"
