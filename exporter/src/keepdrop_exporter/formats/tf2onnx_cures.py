@@ -1,0 +1,115 @@
+"""tf2onnx, called so that what it gets wrong or does too slowly for us is cured. The one module that imports it."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import onnx
+import tf2onnx.convert
+import tf2onnx.graph
+import tf2onnx.optimizer
+
+from keepdrop.artifact.metadata import OPSET
+
+_optimize_graph = tf2onnx.optimizer.optimize_graph
+# Passes for what no traced model has: quantised numbers, resized pictures, TensorFlow's loops in ONNX' form.
+_IDLE_PASSES = ("remove_redundant_upsample", "const_dequantize_optimizer", "loop_optimizer", "q_dq_optimizer")
+
+
+def converted(graph: Any, inputs: list[str], outputs: list[str], renamed: dict[str, str]) -> onnx.ModelProto:
+    """What tf2onnx makes of a frozen graph."""
+
+    def convert() -> onnx.ModelProto:
+        model: onnx.ModelProto
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph,
+            name="keepdrop",
+            input_names=inputs,
+            output_names=outputs,
+            opset=OPSET,
+            tensors_to_rename=dict(renamed),
+            custom_op_handlers={name: (handler, []) for name, handler in _HANDLERS.items()},
+        )
+        return model
+
+    with mock.patch.object(tf2onnx.graph.Graph, "extract_sub_graph_nodes", _leading_to):
+        try:
+            with mock.patch.object(tf2onnx.optimizer, "optimize_graph", _optimized):
+                return convert()
+        except _PassFailed:
+            return convert()
+
+
+class _PassFailed(Exception):
+    """One of tf2onnx' passes over the graph does not work on it; tf2onnx goes on without that pass."""
+
+
+def _optimized(graph: Any, catch_errors: bool = True, optimizers: Any = None) -> Any:
+    """``tf2onnx.optimizer.optimize_graph`` without idle passes, nor a copy of the graph before each of the others."""
+    passes = tf2onnx.optimizer._get_optimizers()
+    try:
+        wanted = {name: made for name, made in passes.items() if name not in _IDLE_PASSES}
+        return _optimize_graph(graph, catch_errors=False, optimizers=wanted)
+    except Exception as error:
+        raise _PassFailed from error
+
+
+def _leading_to(
+    graph: Any, outputs_name: Any, input_checker: Any = None, remove_unused_inputs: bool = True
+) -> list[Any]:
+    """``Graph.extract_sub_graph_nodes`` in one walk; tf2onnx (1.17) walks the graph once for each output."""
+    names = [*outputs_name, *(() if remove_unused_inputs else (node.output[0] for node in graph.inputs))]
+    found: dict[Any, None] = {}
+    while names:
+        node = graph.get_node_by_output(names.pop(), search_in_parent_graphs=False)
+        if node is None or node in found or (input_checker and input_checker(node) is False):
+            continue
+        found[node] = None
+        names += [*node.input, *node.get_implicit_inputs()]
+    return list(found)
+
+
+def _floor_mod(context: Any, node: Any, name: str, args: Any) -> None:
+    """Integers' floor modulo as ONNX has it; tf2onnx' own (1.17) takes the sign of the dividend."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    if dtypes[0] in (onnx.TensorProto.INT32, onnx.TensorProto.INT64):
+        context.make_node("Mod", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+        return
+    whole = context.make_node("Floor", context.make_node("Div", inputs).output)
+    product = context.make_node("Mul", [whole.output[0], inputs[1]])
+    context.make_node("Sub", [inputs[0], product.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _erfc(context: Any, node: Any, name: str, args: Any) -> None:
+    """1 - erf(x), which Keras' gelu needs and tf2onnx (1.17) does not know."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    one = context.make_const(f"{name}_one", np.ones((), onnx.helper.tensor_dtype_to_np_dtype(dtypes[0])))
+    erf = context.make_node("Erf", inputs)
+    context.make_node("Sub", [one.output[0], erf.output[0]], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _expm1(context: Any, node: Any, name: str, args: Any) -> None:
+    """exp(x) - 1 as tanh(x / 2) (exp(x) + 1), which keeps its digits near 0; tf2onnx (1.17) does not know it."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(dtypes[0])
+    one = context.make_const(f"{name}_one", np.array(1, dtype)).output[0]
+    half = context.make_const(f"{name}_half", np.array(0.5, dtype)).output[0]
+    tanh = context.make_node("Tanh", context.make_node("Mul", [*inputs, half]).output)
+    sum_ = context.make_node("Add", [context.make_node("Exp", inputs).output[0], one])
+    factors = [tanh.output[0], sum_.output[0]]
+    context.make_node("Mul", factors, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _where(context: Any, node: Any, name: str, args: Any) -> None:
+    """``tf.where`` as ONNX has it; tf2onnx (1.17) multiplies by zeros and ones, which turns an infinity into NaN."""
+    inputs, outputs, shapes, dtypes = list(node.input), list(node.output), node.output_shapes, node.output_dtypes
+    context.remove_node(node.name)
+    context.make_node("Where", inputs, name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+_HANDLERS = {"FloorMod": _floor_mod, "Erfc": _erfc, "Expm1": _expm1, "SelectV2": _where}
