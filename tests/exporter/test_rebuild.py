@@ -17,6 +17,7 @@ from tests.contract import reference
 
 import keepdrop
 import keepdrop_exporter
+from keepdrop import replay
 from keepdrop.artifact import METADATA_KEY, numbers_digest, with_properties
 from keepdrop_exporter.formats import large_constants
 
@@ -124,3 +125,15 @@ def test_two_large_constants_changing_places_would_be_noticed(tmp_path: Path, mo
     model = keras.Sequential([keras.Input((3,), name="x"), L.Dense(3, "tanh"), L.Dropout(0.4), L.Dense(3)])
     with pytest.raises(keepdrop_exporter.VerifyError, match="differs from Keras"):
         keepdrop_exporter.export(model, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_vectors_come_with_the_export(first: Path, tmp_path: Path, streaming: bool) -> None:
+    path, folder = tmp_path / "m.onnx", tmp_path / "vectors"
+    keepdrop_exporter.export(first, path, streaming=streaming, vectors=folder, rows=1, samples=2)
+    results = replay.check_vectors(keepdrop.load(path, threads=1)._session, folder)
+    assert len({result.call for result in results}) == (3 if streaming else 6) and replay.worst_of(results) is None
+    with pytest.raises(keepdrop.InputError, match="vectors is there already"):
+        keepdrop_exporter.export(first, path, vectors=folder)
+    with pytest.raises(keepdrop_exporter.ExportError, match="vectors are of an ONNX file"):
+        keepdrop_exporter.export(first, tmp_path / "saved", vectors=tmp_path / "other")

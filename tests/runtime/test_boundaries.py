@@ -20,6 +20,7 @@ ORDER = [
     "answer",
     "until",
     "stream",
+    "replay",
     "files",
     "model",
     "labelled",

@@ -106,6 +106,7 @@ def test_inspect_tells_what_is_random_and_what_was_verified(one, metadata) -> No
 def test_inspect_json_is_the_metadata(one, metadata) -> None:
     fields = json.loads(call("inspect", one, "--json").stdout)
     assert fields.pop("file") == str(one)
+    assert fields.pop("opset") == 18 and "Add" in fields.pop("operators")
     assert fields == json.loads(metadata.to_json())
 
 

@@ -141,6 +141,12 @@ def _dropout(help: str) -> Callable[[Any], Any]:
     show_default=True,
     help="Samples the file draws where none are asked for.",
 )
+@click.option(
+    "--vectors",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Also write calls of the file and their outputs, by which keepdrop check proves a device.",
+)
 @head_option("what the model ends in")
 @_with([*_loading, *_verification])
 def export(

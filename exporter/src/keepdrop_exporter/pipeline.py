@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keepdrop import __version__
+from keepdrop import __version__, replay
 from keepdrop.answer.heads import Heads
 from keepdrop.artifact.metadata import (
     DEFAULT_SAMPLES,
@@ -25,13 +25,14 @@ from keepdrop.artifact.metadata import (
 from keepdrop.artifact.properties import with_properties
 from keepdrop.artifact.savedmodel import METADATA_ASSET, write_savedmodel_properties
 from keepdrop.errors import InputError
+from keepdrop.run.session import Session
 from keepdrop.table import Table, fitted
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.reading import Loaded, read
 from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, make_plan, tensors
 from keepdrop_exporter.plan.heads import find_heads
-from keepdrop_exporter.plan.inputs import Data
+from keepdrop_exporter.plan.inputs import Data, given, random_batches
 from keepdrop_exporter.trace.function import Traced, trace
 from keepdrop_exporter.trace.stream_function import trace_stream
 from keepdrop_exporter.verification.cost import measure_cost
@@ -72,6 +73,7 @@ def export(
     output_scaler: Any = None,
     table: Table | Mapping[str, Any] | str | Path | None = None,
     default_samples: int = DEFAULT_SAMPLES,
+    vectors: str | Path | None = None,
     heads: Heads | None = None,
     rows: int = 4,
     samples: int = 16,
@@ -110,6 +112,9 @@ def export(
         parameters or a JSON file. It goes into the artifact, with the names and lengths that the model has.
     default_samples
         How many samples ``keepdrop`` draws where none are asked for.
+    vectors
+        A folder to make, with calls of the ONNX file and what they have to give: ``keepdrop check`` replays them on a
+        device, a program of any language can.
     heads
         What the outputs are, where it is not what the model ends in: "value", "softmax", "sigmoid" or "mean,logvar", or
         a dict of these by output; two outputs are ``{"level,spread": "mean,logvar"}``. See ``keepdrop_exporter.heads``.
@@ -131,6 +136,10 @@ def export(
     write = _writer(target, format)
     if streaming and write is _write_savedmodel:
         raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
+    if vectors is not None:
+        if write is _write_savedmodel:
+            raise ExportError(f"{vectors}: vectors are of an ONNX file; let the artifact's name end in .onnx")
+        replay.refuse_folder(Path(vectors))
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
@@ -164,6 +173,9 @@ def export(
         if text is not None:
             _write_property(partial, TABLE_KEY, text)
         writing.replace(partial, target)
+    if vectors is not None:
+        x = random_batches(plan, 3, seed)[0] if data is None else given(plan, data, 3)
+        replay.write_vectors(Session(target), vectors, x)
     return Report(target, writing.size(target), metadata, (*loaded.changes, *described.notes, *head_notes))
 
 

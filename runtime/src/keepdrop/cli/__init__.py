@@ -22,6 +22,7 @@ from .interrupts import ending_by_signal
 from .predict import predict
 from .spelling import spelled
 from .stream import stream
+from .vectors import check, vectors
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
 VERB = "keepdrop.verb"
@@ -124,5 +125,5 @@ def main() -> None:
     """
 
 
-for verb in (bench, calibrate, evaluate, inspect, predict, stream):
+for verb in (bench, calibrate, check, evaluate, inspect, predict, stream, vectors):
     main.add_command(verb)

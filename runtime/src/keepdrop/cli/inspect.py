@@ -10,7 +10,8 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact.metadata import LOGVAR, MEAN, VALUE, Head, Metadata, State, Verification
+from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, State, Verification
+from keepdrop.artifact.onnx_file import read
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
 from keepdrop.labelled.tables import described
@@ -28,7 +29,8 @@ def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE takes, gives and keeps random.
 
     And what was verified: how far its samples were from Keras' own. FILE is an ONNX file or the directory of a
-    SavedModel, which is read without TensorFlow.
+    SavedModel, which is read without TensorFlow. --json also names the operators of the graph, by which a reduced build
+    of onnxruntime is planned.
 
     \b
     Example:
@@ -39,8 +41,10 @@ def inspect(file: Path, as_json: bool) -> None:
     calibration = None if model is None else model.calibration
     table = savedmodel_table(file) if model is None else model.table
     if as_json:
-        told = {} if calibration is None else {"calibration": json.loads(calibration.to_json())}
+        told: dict[str, Any] = {} if calibration is None else {"calibration": json.loads(calibration.to_json())}
         told.update({} if table is None else {"table": json.loads(table.to_json())})
+        if model is not None:
+            told.update(opset=OPSET, operators=sorted(read(model._session.content()).operators))
         click.echo(json.dumps({"file": str(file), **json.loads(metadata.to_json()), **told}))
     else:
         lines = _described(metadata, calibration)
