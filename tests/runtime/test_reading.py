@@ -9,6 +9,7 @@ import math
 import os
 import stat
 import threading
+import tracemalloc
 import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -106,7 +107,7 @@ def test_every_way_of_reading_gives_the_same(way, tmp_path, monkeypatch) -> None
     if way == "csv":
         content = content.replace(",2024-", ',"2024-').replace("-01\n", '-01"\n')
     monkeypatch.setattr(text_module, "WORTH_ARROW", 0 if way == "arrow" else 1 << 40)
-    monkeypatch.setattr(text_module, "CHUNK", 4096)
+    monkeypatch.setattr(text_module, "STRETCH", 4096)
     found = read(content.encode(), Selection(("c", "a"), time="when"), tmp_path / "x.csv", most=100)
     np.testing.assert_array_equal(found.numbers, values[:, [2, 0]])
     np.testing.assert_array_equal(found.lines, np.arange(2, 503))
@@ -122,14 +123,32 @@ def test_no_way_of_reading_takes_what_is_no_number(cell, way, tmp_path, monkeypa
         read(content.encode(), ABC, tmp_path / "x.csv", Dialect(decimal="."))
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_large_table_is_never_in_memory_as_a_whole(quote, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_module, "STRETCH", 1 << 13)
+    line = ",".join(f"{quote}{v}{quote}" for v in (1.25, -3.5, 7.125)) + "\n"
+    (tmp_path / "x.csv").write_text("a,b,c\n" + line * 30_000)
+    reader = TextReader("x.csv", tmp_path / "x.csv")
+    next(reader.read(ABC, 1024))  # what is imported on the way
+    tracemalloc.start()
+    try:
+        total = sum(len(readings.lines) for readings in reader.read(ABC, 1024))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 30_000
+    # Some copies of a stretch of text, as cells and as numbers; a cell of Python's takes some 60 bytes.
+    assert peak < 40 * (1 << 13) < (tmp_path / "x.csv").stat().st_size
+
+
 def test_lines_that_balance_each_other_are_seen(tmp_path) -> None:
     """As many separators as there should be, but not on the right lines."""
     with pytest.raises(keepdrop.InputError, match="line 2 has 2 cells and the header 3"):
         read(b"a,b,c\n1,2\n1,2,3,4\n", Selection(("a", "b")), tmp_path / "x.csv")
 
 
-def test_a_cell_in_quotes_may_span_chunks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(text_module, "CHUNK", 16)
+def test_a_cell_in_quotes_may_span_stretches(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_module, "STRETCH", 16)
     content = 'a,note\n1,"x\n\n1,2\ny"\n2,\n3,"z"\n'
     found = read(content.encode(), Selection(("a",), texts=("note",)), tmp_path / "x.csv")
     np.testing.assert_array_equal(found.numbers[:, 0], [1, 2, 3])

@@ -1,9 +1,9 @@
 """Text: CSV and JSON lines as a :class:`~keepdrop.files.reader.Reader`, in bulk where a line needs no care.
 
-A file is read in chunks that end with a line. A chunk of CSV without quotes, whose lines all have their cells, is read
-by Arrow or by numpy; anything that either cannot read as finite numbers goes line by line through
-:mod:`keepdrop.files.lines`, which knows missing values and names line and column. All three read a decimal as the
-float64 nearest to it.
+A file is read in stretches that end with a line. A stretch of CSV without quotes, whose lines all have their cells, is
+read by Arrow or by numpy, others by the csv module; what none of them reads as finite numbers goes line by line through
+:mod:`keepdrop.files.lines`, which knows missing values and names line and column. All read a decimal as the float64
+nearest to it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from . import cells, opening
 from .lines import Cells, Dialect, Header, Line, Picked
 from .reader import Readings, Selection
 
-CHUNK = 1 << 19
+STRETCH = 1 << 19
 # A line, or a cell in quotes, is not longer than this.
 LONGEST = 64 << 20
 # From this size on, importing Arrow (a tenth of a second) pays.
@@ -39,7 +39,7 @@ BLANK = re.compile(r"\n[ \t]*\n")
 NOT_TEXT = "give CSV with a header, or one JSON object a line"
 
 
-class Chunk(NamedTuple):
+class Stretch(NamedTuple):
     """Whole lines of a text, each with its end, and the number of the first of them."""
 
     first: int
@@ -61,11 +61,11 @@ class TextReader:
         self._dialect = dialect
         self._large = self._path is not None and _size(self._path) >= WORTH_ARROW
         self._picked: Optional[Picked] = None
-        self.lines, chunks = self._begun(source)
-        first = next(chunks, None)
+        self.lines, stretches = self._begun(source)
+        first = next(stretches, None)
         if first is None:
             raise InputError(f"{name} has no line below its header; give at least one")
-        self._once = None if self._path else itertools.chain([first], chunks)
+        self._once = None if self._path else itertools.chain([first], stretches)
         self.first = next(self._records(first))
         found = self.first[1]
         self.columns = self.lines.columns
@@ -90,49 +90,49 @@ class TextReader:
         """The number of lines, which takes going through them; None where they can be read but once."""
         if self._path is None:
             return None
-        return sum(self._length(chunk) for chunk in self._chunks())
+        return sum(self._length(stretch) for stretch in self._stretches())
 
     def read(self, selection: Selection, most: int, start: int = 0, stop: Optional[int] = None) -> Iterator[Readings]:
         """As :class:`~keepdrop.files.reader.Reader` says."""
         self._picked = picked = Picked(self.lines, selection)
         if not isinstance(self.first[1], InputError):
             self.lines.settle(self.first[1], picked.numbers)
-        for chunk, part in self._parts(start, stop):
-            readings = self._bulk(chunk, picked)
-            pieces = [readings.cut(part)] if readings else self._careful(chunk, picked, part, most)
+        for stretch, part in self._parts(start, stop):
+            readings = self._bulk(stretch, picked)
+            pieces = [readings.cut(part)] if readings else self._careful(stretch, picked, part, most)
             for piece in pieces:
                 for begin in range(0, len(piece.lines), most):
                     yield piece.cut(slice(begin, begin + most))
 
     def objects(self, start: int, stop: Optional[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Of JSON lines, the objects of the lines `start` to `stop` by position, with the numbers of their lines."""
-        for chunk, part in self._parts(start, stop):
-            for number, found in itertools.islice(self._records(chunk), part.start, part.stop):
+        for stretch, part in self._parts(start, stop):
+            for number, found in itertools.islice(self._records(stretch), part.start, part.stop):
                 if isinstance(found, InputError):
                     raise found
                 assert isinstance(found, dict)
                 yield number, found
 
-    def _parts(self, start: int, stop: Optional[int]) -> Iterator[tuple[Chunk, slice]]:
-        """The chunks that hold lines `start` to `stop`, and which of each chunk's lines these are."""
+    def _parts(self, start: int, stop: Optional[int]) -> Iterator[tuple[Stretch, slice]]:
+        """The stretches that hold lines `start` to `stop`, and which of each stretch's lines these are."""
         end = 0
-        for chunk in self._chunks():
+        for stretch in self._stretches():
             if stop is not None and end >= stop:
                 return
-            begin, end = end, end + self._length(chunk)
+            begin, end = end, end + self._length(stretch)
             if end > start:
-                yield chunk, slice(max(0, start - begin), end - begin if stop is None else min(end, stop) - begin)
+                yield stretch, slice(max(0, start - begin), end - begin if stop is None else min(end, stop) - begin)
 
-    # -- chunks
+    # -- stretches
 
-    def _begun(self, source: Union[Path, IO[bytes]]) -> tuple[Header, Iterator[Chunk]]:
-        """The header, and the chunks of what is below it."""
-        chunks = self._read(source)
+    def _begun(self, source: Union[Path, IO[bytes]]) -> tuple[Header, Iterator[Stretch]]:
+        """The header, and the stretches of what is below it."""
+        stretches = self._read(source)
         number, before = 1, ""
-        for chunk in chunks:
-            text = chunk.text.lstrip()
+        for stretch in stretches:
+            text = stretch.text.lstrip()
             if text:
-                number, before = chunk.first + chunk.text[: len(chunk.text) - len(text)].count("\n"), text
+                number, before = stretch.first + stretch.text[: len(stretch.text) - len(text)].count("\n"), text
                 break
         else:
             raise InputError(f"{self.name} is empty; {NOT_TEXT}")
@@ -144,19 +144,19 @@ class TextReader:
         _check_utf8(self.name, number, line)
         header = Header(self.name, number, line, self._dialect)
         if header.is_json:
-            return header, self._with_lines(itertools.chain([Chunk(number, before)], chunks))
-        return header, self._with_lines(itertools.chain([Chunk(number + line.count("\n"), rest)], chunks))
+            return header, self._with_lines(itertools.chain([Stretch(number, before)], stretches))
+        return header, self._with_lines(itertools.chain([Stretch(number + line.count("\n"), rest)], stretches))
 
-    def _with_lines(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        return (chunk for chunk in chunks if chunk.text and not chunk.text.isspace())
+    def _with_lines(self, stretches: Iterator[Stretch]) -> Iterator[Stretch]:
+        return (stretch for stretch in stretches if stretch.text and not stretch.text.isspace())
 
-    def _chunks(self) -> Iterator[Chunk]:
+    def _stretches(self) -> Iterator[Stretch]:
         if self._once is not None:
             return self._once
         assert self._path is not None
         return self._begun(self._path)[1]
 
-    def _read(self, source: Union[Path, IO[bytes]]) -> Iterator[Chunk]:
+    def _read(self, source: Union[Path, IO[bytes]]) -> Iterator[Stretch]:
         """Chunks that end with a line, quotes closed, line ends as ``\\n``."""
         with opening.readable(self.name, NOT_TEXT):
             file = opening.binary(source) if isinstance(source, Path) else source
@@ -168,36 +168,36 @@ class TextReader:
 
     # -- lines
 
-    def _length(self, chunk: Chunk) -> int:
-        if self._is_plain(chunk.text):
-            return chunk.text.count("\n")
+    def _length(self, stretch: Stretch) -> int:
+        if self._is_plain(stretch.text):
+            return stretch.text.count("\n")
         if self.is_json:
-            return sum(1 for line in chunk.text.split("\n") if line and not line.isspace())
-        return sum(1 for _ in self._records(chunk))
+            return sum(1 for line in stretch.text.split("\n") if line and not line.isspace())
+        return sum(1 for _ in self._records(stretch))
 
     def _is_plain(self, text: str) -> bool:
         """Whether each line end ends one reading."""
         return (self.is_json or QUOTE not in text) and text[0] > " " and not BLANK.search(text)
 
-    def _records(self, chunk: Chunk) -> Iterator[tuple[int, Union[Cells, InputError]]]:
+    def _records(self, stretch: Stretch) -> Iterator[tuple[int, Union[Cells, InputError]]]:
         """Each line that is not blank, with its number (the last, where it spans several); an error in its place."""
         if self.is_json:
-            for number, line in enumerate(chunk.text.split("\n"), chunk.first):
+            for number, line in enumerate(stretch.text.split("\n"), stretch.first):
                 if line and not line.isspace():
                     yield number, _or_error(self._object, number, line)
             return
-        reader = csv.reader(io.StringIO(chunk.text, newline=""), delimiter=self.lines.separator, strict=True)
+        reader = csv.reader(io.StringIO(stretch.text, newline=""), delimiter=self.lines.separator, strict=True)
         while True:
             try:
                 found = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                number = chunk.first + reader.line_num - 1
+                number = stretch.first + reader.line_num - 1
                 yield number, self.lines.no_csv(number, error)
                 continue
             if found and not (len(found) == 1 and found[0].isspace()):
-                number = chunk.first + reader.line_num - 1
+                number = stretch.first + reader.line_num - 1
                 yield number, _or_error(self._checked, number, found)
 
     def _object(self, number: int, line: str) -> Cells:
@@ -209,13 +209,13 @@ class TextReader:
         self.lines.check_width(number, found)
         return found
 
-    def _careful(self, chunk: Chunk, picked: Picked, part: slice, most: int) -> Iterator[Readings]:
+    def _careful(self, stretch: Stretch, picked: Picked, part: slice, most: int) -> Iterator[Readings]:
         """Line by line; what comes before a line that is refused is given first."""
         numbers: list[int] = []
         read: list[Line] = []
         problems: dict[int, str] = {}
         before: Optional[Line] = None
-        for number, found in itertools.islice(self._records(chunk), part.start, part.stop):
+        for number, found in itertools.islice(self._records(stretch), part.start, part.stop):
             line = found if isinstance(found, InputError) else _or_error(picked.line, number, found)
             if isinstance(line, InputError):
                 if not picked.selection.skip or (before is None and picked.selection.id is not None):
@@ -235,31 +235,31 @@ class TextReader:
 
     # -- in bulk
 
-    def _bulk(self, chunk: Chunk, picked: Picked) -> Optional[Readings]:
-        """A chunk at once, or None where it needs care."""
+    def _bulk(self, stretch: Stretch, picked: Picked) -> Optional[Readings]:
+        """A stretch at once, or None where it needs care."""
         header = self.lines
-        if header.is_json or _is_broken(chunk.text):
+        if header.is_json or _is_broken(stretch.text):
             return None
-        if not self._is_plain(chunk.text):
-            return self._by_csv(chunk, picked)
-        data = chunk.text.encode()
+        if not self._is_plain(stretch.text):
+            return self._by_csv(stretch, picked)
+        data = stretch.text.encode()
         count = _lines_of_width(data, header.separator, header.width)
         if count is None:
             return None
         numbers = self._numbers(data, picked)
         if numbers is None or len(numbers) != count:
-            return self._by_csv(chunk, picked)
-        rows = [line.split(header.separator) for line in chunk.text.split("\n")[:-1]] if _needs_text(picked) else []
-        return self._with_texts(chunk, picked, numbers, rows)
+            return self._by_csv(stretch, picked)
+        rows = [line.split(header.separator) for line in stretch.text.split("\n")[:-1]] if _needs_text(picked) else []
+        return self._with_texts(stretch, picked, numbers, rows)
 
-    def _by_csv(self, chunk: Chunk, picked: Picked) -> Optional[Readings]:
+    def _by_csv(self, stretch: Stretch, picked: Picked) -> Optional[Readings]:
         """The same for cells in quotes, gaps and commas as decimal signs: by the csv module, if each line is one."""
         try:
-            rows = list(csv.reader(io.StringIO(chunk.text, newline=""), delimiter=self.lines.separator, strict=True))
+            rows = list(csv.reader(io.StringIO(stretch.text, newline=""), delimiter=self.lines.separator, strict=True))
         except csv.Error:
             return None
         width = self.lines.width
-        if len(rows) != chunk.text.count("\n") or any(len(row) != width for row in rows):
+        if len(rows) != stretch.text.count("\n") or any(len(row) != width for row in rows):
             return None
         numbers = np.empty((len(rows), len(picked.numbers)), picked.selection.dtype)
         for i, column in enumerate(picked.numbers):
@@ -267,20 +267,20 @@ class TextReader:
             if found is None:
                 return None
             numbers[:, i] = found
-        return self._with_texts(chunk, picked, numbers, rows)
+        return self._with_texts(stretch, picked, numbers, rows)
 
     def _with_texts(
-        self, chunk: Chunk, picked: Picked, numbers: NDArray[Any], rows: list[list[str]]
+        self, stretch: Stretch, picked: Picked, numbers: NDArray[Any], rows: list[list[str]]
     ) -> Optional[Readings]:
         """Readings of these numbers, with what else is selected of the cells; None where that needs care."""
         count = len(numbers)
         try:
             texts = {name: _texts([row[i].strip() for row in rows]) for name, i in picked.texts.items()}
-            ids = None if picked.selection.id is None else picked.ids(chunk.first, list(texts[picked.selection.id]))
-            times = None if picked.time is None else picked.moments(chunk.first, [row[picked.time] for row in rows])
+            ids = None if picked.selection.id is None else picked.ids(stretch.first, list(texts[picked.selection.id]))
+            times = None if picked.time is None else picked.moments(stretch.first, [row[picked.time] for row in rows])
         except InputError:
             return None
-        lines = np.arange(chunk.first, chunk.first + count, dtype=np.int64)
+        lines = np.arange(stretch.first, stretch.first + count, dtype=np.int64)
         return Readings(lines, numbers, None if ids is None else np.array(ids, np.int64), times, texts, {})
 
     def _numbers(self, data: bytes, picked: Picked) -> Optional[NDArray[Any]]:
@@ -301,7 +301,7 @@ class TextReader:
                 yield column
 
 
-def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
+def _lines_of(file: IO[bytes], name: str) -> Iterator[Stretch]:
     # Bytes that are not UTF-8 are kept as lone surrogates, so that the one line that holds them is told, or skipped.
     utf8 = codecs.getincrementaldecoder("utf-8-sig")("surrogateescape")
     decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
@@ -310,7 +310,7 @@ def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
     more = True
     while more:
         with opening.readable(name, NOT_TEXT):
-            data = file.read1(CHUNK)  # type: ignore[attr-defined]
+            data = file.read1(STRETCH)  # type: ignore[attr-defined]
         more = bool(data)
         waiting += decoder.decode(data, final=not more)
         if is_json is None and waiting.strip():
@@ -321,7 +321,7 @@ def _lines_of(file: IO[bytes], name: str) -> Iterator[Chunk]:
         if more and not is_json and text.count(QUOTE) % 2:
             text = ""  # a cell in quotes goes on
         if text:
-            yield Chunk(number, text)
+            yield Stretch(number, text)
             number += text.count("\n")
             waiting = waiting[len(text) :]
         elif len(waiting) > LONGEST:
