@@ -1,6 +1,6 @@
 """A CNN-LSTM that forecasts the next 24 hours at once, from a raw CSV file to a picture.
 
-    python horizon.py
+python horizon.py
 """
 
 import json

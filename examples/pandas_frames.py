@@ -1,6 +1,6 @@
 """A time series in a pandas frame: hours with a time zone in, forecasts with their times out.
 
-    python pandas_frames.py
+python pandas_frames.py
 """
 
 import keras

@@ -1,6 +1,6 @@
 """Trained on columns that scikit-learn scaled: the scalers go into the file, and the device takes raw readings.
 
-    python scikit_learn.py
+python scikit_learn.py
 """
 
 import keras

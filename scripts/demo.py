@@ -69,7 +69,7 @@ def save_readings() -> tuple[np.ndarray, np.ndarray]:
     times, temp = table["date"].to_numpy("datetime64[s]"), table["temp"].to_numpy(np.float64)
     parts = {
         "known": slice(0, -2 * WEEKS),
-        "spring": slice(-2 * WEEKS, -WEEKS),
+        "autumn": slice(-2 * WEEKS, -WEEKS),
         "sensors": slice(-WEEKS, None),
     }
     for name, part in parts.items():
@@ -149,7 +149,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     DEMO.mkdir(exist_ok=True)
 
-    step("raw files of San Francisco's hourly temperatures: demo/known.csv, spring.csv, sensors.csv")
+    step("raw files of San Francisco's hourly temperatures: demo/known.csv, autumn.csv, sensors.csv")
     times, temp = save_readings()
     show(DEMO / "sensors.csv", 3)
 
@@ -158,9 +158,9 @@ def main() -> None:
     mean, scale = temp.mean(), temp.std()
     train((x - [mean, 0, 0]) / [scale, 1, 1], (y - mean) / scale).save(DEMO / "forecaster.keras")
     (DEMO / "scaler.json").write_text(json.dumps({"columns": ["temp"], "mean": [mean], "scale": [scale]}))
-    (DEMO / "table.json").write_text(json.dumps(TABLE, ensure_ascii=False, indent=1), encoding="utf-8")
-    show(DEMO / "table.json", 30)
-    print()
+    parts = (f'"{key}": {json.dumps(value, ensure_ascii=False)}' for key, value in TABLE.items())
+    (DEMO / "table.json").write_text("{" + ",\n ".join(parts) + "}\n", encoding="utf-8")
+    show(DEMO / "table.json", 3)
 
     step("one file that takes raw readings: the scaling and the table go in, and it is verified against Keras")
     into = ["--table", "demo/table.json", "--input-scaler", "demo/scaler.json", "--output-scaler", "demo/scaler.json"]
@@ -176,15 +176,21 @@ def main() -> None:
     print("   (the interval is the spread of the dropout samples alone)")
 
     step("calibrated on the four weeks before, so that the interval is one for the temperature")
-    run("keepdrop", "calibrate", "demo/forecaster.onnx", "demo/spring.csv", "-o", "demo/calibrated.onnx")
+    run("keepdrop", "calibrate", "demo/forecaster.onnx", "demo/autumn.csv", "-o", "demo/calibrated.onnx")
     files = ["demo/sensors.csv", "-o", "demo/calibrated.csv", "--plot", "demo/calibrated.png"]
     run("keepdrop", "predict", "demo/calibrated.onnx", *files, *asked)
     judged(DEMO / "calibrated.csv", DEMO / "sensors.csv")
+
+    step("and learning on the way from what came: December is none of the months that it was trained on")
+    files = ["demo/sensors.csv", "-o", "demo/adapted.csv", "--adapt", "--plot", "demo/adapted.png"]
+    run("keepdrop", "predict", "demo/calibrated.onnx", *files, *asked)
+    judged(DEMO / "adapted.csv", DEMO / "sensors.csv")
 
     step("the same model for a stream, hour by hour as a thermometer would deliver them")
     run("keepdrop", "export", "demo/forecaster.keras", "-o", "demo/stream.onnx", "--streaming", *into)
     apart = windows_as_streams(DEMO / "forecaster.onnx", DEMO / "stream.onnx", x)
     print(f"   the last {STREAMED} windows, streamed: samples differ by up to {apart:.1e} °F")
+    np.save(DEMO / "windows.npy", x[-STREAMED:].astype(np.float32))  # as arrays, for `keepdrop bench`
     step(f"written: {', '.join(sorted(path.name for path in DEMO.iterdir() if path.is_file()))}")
 
 
