@@ -14,6 +14,7 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.answer.results import Answers, Samples, of_outputs
+from keepdrop.answer.showing import html_table
 from keepdrop.artifact.metadata import CALIBRATION_KEY, Head, Metadata
 from keepdrop.artifact.properties import with_properties
 from keepdrop.calibration.record import Calibration
@@ -28,6 +29,7 @@ from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedSt
 from keepdrop.stream.steps import Steps
 from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, learning_of, steps_of
 from keepdrop.table import Table, fitted
+from keepdrop.table.lines import table_lines
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -120,6 +122,23 @@ class Model(Generic[Samples, Answers]):
         name = os.path.basename(self._session.path)
         opened_by = type(self._session), *self._session.source, name
         return _unpickled, (*opened_by, self._threads, self._budget.memory, self._named, self._calibration)
+
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(t.name for t in tensors) for tensors in (self.metadata.inputs, self.metadata.outputs)
+        )
+        kinds = ["streaming" if self.metadata.stream else "", "calibrated" if self.calibration else ""]
+        said = "".join(f", {kind}" for kind in kinds if kind)
+        return f"Model({os.path.basename(self._session.path)!r}, {inputs} -> {outputs}{said})"
+
+    def _repr_html_(self) -> str:
+        """What it takes and gives, as a notebook shows it."""
+        tensors = [("input", t) for t in self.metadata.inputs] + [("output", t) for t in self.metadata.outputs]
+        rows = [(kind, t.name, t.dtype, ["any" if n is None else n for n in t.shape]) for kind, t in tensors]
+        heads = {head.output: head.kind for head in self._heads}
+        lines = [] if self._table is None else table_lines(self._table)
+        cells = [(*row, heads.get(row[1], "")) for row in rows]
+        return html_table(repr(self), ("", "name", "dtype", "shape", "head"), cells, lines=lines)
 
     @property
     def metadata(self) -> Metadata:

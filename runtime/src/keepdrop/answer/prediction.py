@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.artifact.metadata import BATCH_AXIS, LOGVAR, MEAN, MEAN_LOGVAR, SAMPLE_AXIS, SIGMOID, SOFTMAX, Head
 from keepdrop.errors import InputError
 
-from . import moments
+from . import moments, showing
+from .figures import SAMPLES, statistics
 from .moments import Moments, Tally, across
 
 if TYPE_CHECKING:
@@ -79,6 +80,45 @@ class Prediction:
         kept = "" if self.samples is None else ", samples kept"
         n = self.n if isinstance(self.n, int) else f"{self.n.min()} ... {self.n.max()}"
         return f"Prediction({self.head.output!r}, {self.head.kind}, {list(self.mean.shape)}, n={n}{kept})"
+
+    def _repr_html_(self) -> str:
+        """Its first rows, as a notebook shows them."""
+        columns = self.to_dict()
+        shown = list(columns)[: showing.MOST_COLUMNS]
+        rows = zip(range(showing.MOST_ROWS), *(columns[name] for name in shown))
+        more = max(0, len(self.mean) - showing.MOST_ROWS)
+        return showing.html_table(repr(self), ["row", *shown], rows, more)
+
+    def to_dict(self, interval: Union[float, Sequence[float]] = ()) -> dict[str, NDArray[Any]]:
+        """Its figures as columns [batch] by name: ``pandas.DataFrame(p.to_dict(interval=0.9))``.
+
+        Mean, std, the intervals of these levels; of class probabilities the top class and the entropies; of a mean and
+        log-variance the parts of the variance. Where a row has several elements their indices come after the name, as
+        in ``mean_0_2``. Of a calibrated output the intervals are those of an observation, as in :attr:`observation`.
+
+        Parameters
+        ----------
+        interval
+            A level such as 0.9, or several.
+
+        Raises
+        ------
+        InputError
+            A level is not between 0 and 1, or its quantiles were not kept.
+        """
+        levels = (interval,) if isinstance(interval, (int, float)) else tuple(interval)
+        arrays = statistics(self, levels)
+        return showing.flat_columns({name: values for name, values in arrays.items() if name != SAMPLES})
+
+    def to_frame(self, interval: Union[float, Sequence[float]] = (), library: Optional[str] = None) -> Any:
+        """:meth:`to_dict` as a frame of pandas, polars or pyarrow: the one that is named, or is loaded already.
+
+        Raises
+        ------
+        InputError
+            None of them is loaded, or as :meth:`to_dict`.
+        """
+        return showing.frame_of(self.to_dict(interval), library)
 
     @cached_property
     def mean(self) -> NDArray[Any]:

@@ -14,17 +14,21 @@ from keepdrop.errors import InputError
 
 # Rows of a table in a notebook; the others are counted.
 MOST_ROWS = 10
+MOST_COLUMNS = 12
 # The libraries whose frames are made, the first that is loaded.
 LIBRARIES = ("pandas", "polars", "pyarrow")
 
 
-def html_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], more: int = 0) -> str:
-    """A table of HTML below a title; `more` rows are only counted."""
+def html_table(
+    title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], more: int = 0, lines: Sequence[str] = ()
+) -> str:
+    """A table of HTML below a title; `more` rows are only counted, and `lines` stand below as they are."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(_text(cell))}</td>' for cell in row)}</tr>" for row in rows)
     rest = f"<p>and {more:,} rows more</p>" if more else ""
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if header else ""
-    return f"<div><p><b>{html.escape(title)}</b></p>{table}{rest}</div>"
+    below = f"<pre>{html.escape(chr(10).join(lines))}</pre>" if lines else ""
+    return f"<div><p><b>{html.escape(title)}</b></p>{table}{rest}{below}</div>"
 
 
 def _text(cell: Any) -> str:
@@ -56,7 +60,9 @@ def frame_of(columns: Mapping[str, NDArray[Any]], library: Optional[str] = None)
         raise InputError(f"library is {library!r}; give one of {', '.join(LIBRARIES)}")
     name = library or next((name for name in LIBRARIES if name in sys.modules), None)
     if name is None:
-        raise InputError(f"no library of frames is loaded; import one of {', '.join(LIBRARIES)} first, or use to_dict()")
+        raise InputError(
+            f"no library of frames is loaded; import one of {', '.join(LIBRARIES)} first, or use to_dict()"
+        )
     try:
         module: Any = __import__(name)
     except ImportError as error:

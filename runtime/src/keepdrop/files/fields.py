@@ -9,11 +9,10 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from keepdrop.answer.prediction import Prediction
-from keepdrop.artifact.metadata import MEAN, MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
+from keepdrop.answer.figures import SAMPLES as SAMPLES
+from keepdrop.answer.figures import statistics as statistics
 
 ROW = "row"
-SAMPLES = "samples"
 N = "n"
 MET = "met"
 REASON = "reason"
@@ -37,47 +36,6 @@ class Field(NamedTuple):
 
 
 Fields = Mapping[Field, NDArray[Any]]
-
-
-def statistics(
-    prediction: Prediction,
-    levels: tuple[float, ...],
-    above: tuple[float, ...] = (),
-    below: tuple[float, ...] = (),
-) -> dict[str, NDArray[Any]]:
-    """What is written of a prediction, by name.
-
-    Mean, std, the intervals of `levels`; of class probabilities the top class, its probability and the entropies too;
-    of a mean and its log-variance the parts of the variance; what was decided; and the samples if kept.
-
-    Of a calibrated output of values the intervals are those of an observation, and the probabilities that it is above
-    or below thresholds are written too; of calibrated classes the tempered probabilities and the label sets.
-    """
-    arrays = {"mean": prediction.mean, "std": prediction.std}
-    kind = prediction.head.kind
-    observes = prediction.is_calibrated and kind not in (SOFTMAX, SIGMOID)
-    for level in levels:
-        interval = prediction.observation.interval if observes else prediction.interval
-        arrays[f"low_{level}"], arrays[f"high_{level}"] = interval(level)
-    if kind in (VALUE, MEAN, MEAN_LOGVAR):
-        arrays.update({f"above_{at:g}": prediction.observation.probability(above=at) for at in above})
-        arrays.update({f"below_{at:g}": prediction.observation.probability(below=at) for at in below})
-    elif prediction.is_calibrated:
-        arrays["probability"] = prediction.observation.probability
-        arrays.update({f"set_{level}": prediction.observation.label_set(level) for level in levels})
-    if prediction.head.kind in (SOFTMAX, SIGMOID):
-        arrays["top"], arrays["top_probability"] = prediction.top
-        arrays["predictive_entropy"] = prediction.predictive_entropy
-        arrays["mutual_information"] = prediction.mutual_information
-    if prediction.head.kind in (MEAN, MEAN_LOGVAR):
-        arrays["aleatoric"] = prediction.aleatoric
-        arrays["epistemic"] = prediction.epistemic
-        arrays["total"] = prediction.total
-    if prediction.decision is not None:
-        arrays["decision"] = prediction.decision
-    if prediction.samples is not None:
-        arrays[SAMPLES] = prediction.samples
-    return arrays
 
 
 def keys(fields: Mapping[Field, Any]) -> dict[Field, str]:

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.answer.heads import resolved
 from keepdrop.answer.prediction import Prediction, interval_quantiles, paired, summarise
 from keepdrop.answer.results import Answers, of_outputs
+from keepdrop.answer.showing import MOST_ROWS, html_table
 from keepdrop.artifact.metadata import STEPS_SEEN, Metadata, State, Tensor
 from keepdrop.calibration.feedback import Learned
 from keepdrop.calibration.record import Calibration
@@ -94,6 +95,17 @@ class Stream(Generic[Answers]):
         self._rows = RowStore(saved.rows.tolist(), {**saved.counts, **saved.states}, masks, AT_START, saved.learned)
         self._lock = threading.Lock()
         self._states = [state.name for state in steps.kept]
+
+    def __repr__(self) -> str:
+        seen = self.steps_seen.values()
+        steps = "" if not seen else f", {min(seen)} to {max(seen)} steps seen"
+        return f"Stream({', '.join(self._outputs)}, {len(self.rows)} rows, {self.samples} samples{steps})"
+
+    def _repr_html_(self) -> str:
+        """Its first rows and how far each is, as a notebook shows them."""
+        seen, warm = self.steps_seen, self.warm
+        rows = [(row, seen[row], "yes" if warm[row] else "no") for row in list(seen)[:MOST_ROWS]]
+        return html_table(repr(self), ("row", "steps seen", "warm"), rows, max(0, len(seen) - MOST_ROWS))
 
     @property
     def rows(self) -> tuple[int, ...]:
