@@ -13,8 +13,13 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import InputError, cli
+from keepdrop.answer.prediction import summarise
+from keepdrop.artifact.metadata import Head
 from keepdrop.calibration.conformal import signed_knots
 from keepdrop.calibration.feedback import TRACKED, Tracker
+from keepdrop.calibration.record import Calibration, Scores, Values
+from keepdrop.stream.learning import Learning
+from keepdrop.stream.rows import RowStore
 
 FORECASTER = Path(__file__).parent / "data" / "forecaster.onnx"  # [batch, 5, 2] -> [batch, 1]
 STEPS, SAMPLES = 5, 24
@@ -256,16 +261,13 @@ def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
 
 def test_a_horizon_learns_step_by_step(series) -> None:
     """Each truth is of another element of each of the last answers."""
-    from keepdrop.calibration.record import Calibration, Scores, Values
-    from keepdrop.stream.learning import Learning
-    from keepdrop.stream.rows import RowStore
-
     knots = tuple(signed_knots(np.random.default_rng(0).normal(0, 1, 300), 300))
     values = Values("y", (3,), (0.0,) * 3, (1.0,) * 3, (0, 0, 0), (Scores("signed", 300, 300.0, None, knots),))
     learning = Learning(Calibration(100, 0, 300, (values,)), ["y"])
     rows = RowStore([3], {}, {}, None, learning.begun(1))
+    samples = np.array([[[-1.0, -1, -1]], [[1, 1, 1]]])  # [T, B, E]: median 0
     for step in range(1, 9):
-        learning.issue(rows, [0], [step], {"y": (np.zeros((1, 3)), np.ones((1, 3)))})
+        learning.give(rows, slice(0, 1), np.array([step]), {"y": summarise(samples, head=Head("y"))})
         for ahead in (1, 2, 3):
             if step > ahead:
                 assert learning.waits(rows, "y", 3, step - ahead, ahead - 1)

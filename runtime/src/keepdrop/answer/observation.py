@@ -253,7 +253,7 @@ def observed(prediction: Prediction, calibration: Optional[Calibration]) -> Unio
     _check_shape(name, centre.shape[1:], of.shape)
     scale, most = of.spread.scale(variance), of.most_level
     if prediction.tracked is not None:
-        quantiles, truths = prediction.tracked
+        quantiles, truths = prediction.tracked()
         if (truths >= WINDOW).all():  # the scores are the rows' own
             most = MOST_LEVEL
         words = f"{basis}, and learned from {truths.min()} truths of the row since"

@@ -6,7 +6,7 @@ both infinities are among them) and its variance, standard deviation and error N
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional, Union
@@ -74,7 +74,7 @@ class Prediction:
     dtype: np.dtype[Any] = np.dtype(np.float32)
     partner: Optional[Prediction] = None
     calibration: Optional[Calibration] = None
-    tracked: Optional[Tracked] = None
+    tracked: Optional[Callable[[], Tracked]] = None
 
     def __repr__(self) -> str:
         kept = "" if self.samples is None else ", samples kept"
@@ -400,7 +400,7 @@ def summarise(
     tally: Optional[Tally] = None,
     head: Optional[Head] = None,
     calibration: Optional[Calibration] = None,
-    tracked: Optional[Tracked] = None,
+    tracked: Optional[Callable[[], Tracked]] = None,
 ) -> Prediction:
     """The Prediction of [samples, batch, ...]; costs nothing until it is asked for something.
 

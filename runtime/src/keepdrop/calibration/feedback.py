@@ -153,17 +153,27 @@ class Tracker(NamedTuple):
 
         `median` and `variance` are those of its samples, [E].
         """
-        scale = np.sqrt(np.maximum(self.a * variance + self.b, 1e-300))
-        slot = int(arrays[TURN][place]) % self.waiting
-        arrays[TURN][place] += 1
-        if arrays[STEPS][place, slot] != NO_STEP and not arrays[KNOWN][place, slot].all():
-            arrays[GIVEN_UP][place] += 1
-        arrays[STEPS][place, slot] = step
-        arrays[MEDIANS][place, slot] = median
-        arrays[SCALES][place, slot] = scale
-        arrays[ISSUED][place, slot] = arrays[CURRENT][place]
-        arrays[KNOWN][place, slot] = False
+        scale = self.note(arrays, np.array([place]), np.array([step]), np.array([median]), np.array([variance]))[0]
         return scale, np.sort(arrays[CURRENT][place])
+
+    def note(
+        self, arrays: Arrays, places: NDArray[np.int64], steps: NDArray[np.int64], medians: Any, variances: Any
+    ) -> Floats:
+        """Note answers in their order, at most `waiting` of a row: places and steps [N], the others [N, E].
+
+        Gives their scales, [N, E].
+        """
+        scales = np.broadcast_to(np.sqrt(np.maximum(self.a * variances + self.b, 1e-300)), (len(places), self.elements))
+        slots = (arrays[TURN][places] + _occurrence(places)) % self.waiting
+        np.add.at(arrays[TURN], places, 1)
+        dropped = (arrays[STEPS][places, slots] != NO_STEP) & ~arrays[KNOWN][places, slots].all(axis=1)
+        np.add.at(arrays[GIVEN_UP], places, dropped)
+        arrays[STEPS][places, slots] = steps
+        arrays[MEDIANS][places, slots] = medians
+        arrays[SCALES][places, slots] = scales
+        arrays[ISSUED][places, slots] = arrays[CURRENT][places]
+        arrays[KNOWN][places, slots] = False
+        return scales
 
     def waits(self, arrays: Arrays, place: int, step: int, element: int = 0) -> bool:
         """Whether the answer of this step still waits for the truth of that element."""
@@ -243,6 +253,19 @@ class Tracker(NamedTuple):
         knots = self.starts[e]
         middle = len(knots) // 2
         return float(knots[middle + middle // 2] - knots[middle // 2]) / IQR_OF_NORMAL
+
+
+def _occurrence(places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each place stands before where it stands: [N]."""
+    count = len(places)
+    if count == 1:
+        return np.zeros(1, np.int64)
+    order = np.argsort(places, kind="stable")
+    ordered, positions = places[order], np.arange(count)
+    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    found = np.empty(count, np.int64)
+    found[order] = positions - np.maximum.accumulate(np.where(begins, positions, 0))
+    return found
 
 
 def _current(ring: NDArray[np.float32], corrections: Floats) -> Floats:

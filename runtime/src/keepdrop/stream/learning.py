@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -20,17 +22,61 @@ from keepdrop.errors import InputError
 from .rows import Arrays, Places, RowStore
 
 Floats = NDArray[np.float64]
+# Answers that are noted at once, at most, and the numbers of one above which it is noted alone: samples are held.
+MOST_GIVEN = 48
+MOST_NUMBERS = 64
 
 
-class Centres(NamedTuple):
-    """What an answer's interval is about: of each row's samples the median and the variance, [B, elements]."""
+class Snapshot:
+    """What some rows had learned when they answered, taken when it is asked for or is about to change."""
 
-    medians: Floats
-    variances: Floats
+    __slots__ = ("__weakref__", "_lock", "_take", "_taken")
+
+    def __init__(self, lock: threading.Lock, take: Callable[[], Tracked]) -> None:
+        self._lock = lock
+        self._take: Optional[Callable[[], Tracked]] = take
+        self._taken: Optional[Tracked] = None
+
+    def __call__(self) -> Tracked:
+        """What they had learned."""
+        with self._lock:
+            return self.taken()
+
+    def taken(self) -> Tracked:
+        """The same, for who holds the stream's lock."""
+        if self._take is not None:
+            self._taken, self._take = self._take(), None
+        assert self._taken is not None
+        return self._taken
+
+    def __reduce__(self) -> Any:
+        """Pickled as what it holds."""
+        return _Taken, (self(),)
+
+
+class _Taken(NamedTuple):
+    """A snapshot that was pickled."""
+
+    tracked: Tracked
+
+    def __call__(self) -> Tracked:
+        """What they had learned."""
+        return self.tracked
+
+
+class _Given(NamedTuple):
+    """Answers that were given and are not noted yet."""
+
+    places: Places
+    steps: NDArray[np.int64]  # [B]
+    predictions: Mapping[str, Prediction]  # by output
 
 
 class Learning:
     """Of the outputs whose answers are numbers, each by its name; the arrays are a `RowStore`'s.
+
+    Answers are noted several at once, when what is known of them is next needed: a push then costs little more than it
+    does without. `settle` notes what is left, and is called before rows come, go or are saved.
 
     Parameters
     ----------
@@ -41,6 +87,9 @@ class Learning:
     """
 
     def __init__(self, calibration: Calibration, outputs: Sequence[str]) -> None:
+        self._numbers = sum(math.prod(values.shape) for values in calibration.values if values.output in outputs)
+        self._given: list[_Given] = []
+        self._snapshots: list[weakref.ref[Snapshot]] = []
         self.calibration = calibration
         self._of = {v.output: v for v in calibration.values if v.output in outputs}
         self._trackers = {name: _tracker(values) for name, values in self._of.items()}
@@ -100,30 +149,45 @@ class Learning:
             for place in places:
                 tracker.forget(self._arrays(rows, output), place)
 
-    def tracked(self, output: str, rows: RowStore, where: Places) -> Optional[Tracked]:
+    def snapshot(self, output: str, rows: RowStore, where: Places, lock: threading.Lock) -> Optional[Snapshot]:
         """What these rows have learned by now; None of an output that learns nothing."""
         if output not in self._trackers:
             return None
-        # Copies: what was issued stays what it was when the rows learn more.
-        current = rows.at(where, _entry(output, CURRENT)).copy()  # [B, E, L]
-        truths = rows.at(where, _entry(output, LEARNED)).copy()  # [B, E]
-        shape = (len(truths), *self._of[output].shape)
-        return Tracked(current.reshape(*shape, -1), truths.reshape(shape))
+        found = Snapshot(lock, lambda: self._tracked(output, rows, where))
+        if len(self._snapshots) >= 2 * MOST_GIVEN:
+            self._snapshots = [each for each in self._snapshots if each() is not None]
+        self._snapshots.append(weakref.ref(found))
+        return found
 
-    def centres(self, predictions: Mapping[str, Prediction]) -> dict[str, Centres]:
-        """What the answers are about, by output."""
-        return {name: _centres(predictions[name]) for name in self._trackers}
-
-    def issue(
-        self, rows: RowStore, places: Sequence[int], steps: Sequence[int], centres: Mapping[str, Centres]
+    def give(
+        self, rows: RowStore, where: Places, steps: NDArray[np.int64], predictions: Mapping[str, Prediction]
     ) -> None:
-        """Note answers that were given, by their rows' places and steps; those that are no numbers have no truth."""
+        """Answers that rows gave at these steps, to be noted; those that are no numbers have no truth."""
+        self._given.append(_Given(where, steps, predictions))
+        if len(self._given) >= MOST_GIVEN or len(steps) * self._numbers > MOST_NUMBERS:
+            self._note(rows)
+
+    def settle(self, rows: RowStore) -> None:
+        """Note every answer, and let those that were given keep what they rest on: what rows know may change then."""
+        self._note(rows)
+        for reference in self._snapshots:
+            snapshot = reference()
+            if snapshot is not None:
+                snapshot.taken()
+        self._snapshots.clear()
+
+    def _note(self, rows: RowStore) -> None:
+        given, self._given = self._given, []
+        if not given:
+            return
+        places = np.concatenate([_listed(each.places) for each in given])
+        steps = np.concatenate([each.steps for each in given])
         for output, tracker in self._trackers.items():
-            arrays, (medians, variances) = self._arrays(rows, output), centres[output]
-            numbers = _are_numbers(medians, variances)
-            for b, place in enumerate(places):
-                if numbers[b]:
-                    tracker.issue(arrays, place, steps[b], medians[b], variances[b])
+            arrays = {name: rows.whole(entry) for name, entry in self._entries[output]}
+            medians, variances = _centres([each.predictions[output] for each in given], tracker.elements)
+            numbers = np.isfinite(medians + variances).all(axis=1)
+            if numbers.any():
+                tracker.note(arrays, places[numbers], steps[numbers], medians[numbers], variances[numbers])
 
     def observe(self, rows: RowStore, output: str, row: int, step: int, truth: Any) -> Learned:
         """Learn the truth of an answer; InputError as `Tracker.observe` has it."""
@@ -164,7 +228,15 @@ class Learning:
             )
         return output
 
+    def _tracked(self, output: str, rows: RowStore, where: Places) -> Tracked:
+        current = rows.at(where, _entry(output, CURRENT)).copy()  # [B, E, L]
+        truths = rows.at(where, _entry(output, LEARNED)).copy()  # [B, E]
+        shape = (len(truths), *self._of[output].shape)
+        return Tracked(current.reshape(*shape, -1), truths.reshape(shape))
+
     def _arrays(self, rows: RowStore, output: str) -> Arrays:
+        """All that an output's tracker works on, every answer noted."""
+        self.settle(rows)
         return {name: rows.whole(entry) for name, entry in self._entries[output]}
 
 
@@ -186,29 +258,22 @@ def _digest(trackers: Any) -> str:
     return found.hexdigest()
 
 
-def _centres(prediction: Prediction) -> Centres:
-    samples = prediction.samples
-    if prediction.head.kind == VALUE and samples is not None:
-        by_row = samples.shape[1], math.prod(samples.shape[2:])
-        flat = samples.reshape(len(samples), -1)  # [T, B E]
-        return Centres(median(flat).reshape(by_row), _variance(flat).reshape(by_row))
-    medians, variances = centre_and_variance(prediction)
-    return Centres(medians.reshape(len(medians), -1), variances.reshape(len(variances), -1))
+def _listed(where: Places) -> NDArray[np.int64]:
+    return np.arange(where.start, where.stop) if isinstance(where, slice) else where
 
 
-def _are_numbers(medians: Floats, variances: Floats) -> list[bool]:
-    """Of which rows both are."""
-    both = medians + variances  # [B, E]
-    if math.isfinite(np.add.reduce(both, axis=None)):
-        return [True] * len(both)
-    return [bool(np.isfinite(row).all()) for row in both]
+def _centres(predictions: Sequence[Prediction], elements: int) -> tuple[Floats, Floats]:
+    """Of several answers' samples the medians and the variances, [rows of all, elements]."""
+    flat = [p.samples.reshape(len(p.samples), -1) for p in predictions if p.samples is not None]  # [T, B E]
+    if len(flat) == len(predictions) and predictions[0].head.kind == VALUE:
+        side_by_side = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
+        return median(side_by_side).reshape(-1, elements), _variance(side_by_side).reshape(-1, elements)
+    found = [centre_and_variance(prediction) for prediction in predictions]
+    medians, variances = (np.concatenate([part.reshape(-1, elements) for part in parts]) for parts in zip(*found))
+    return medians, variances
 
 
 def _variance(samples: NDArray[Any]) -> Floats:
-    """Of [T, N] over T with the divisor n - 1, in a third of `numpy.var`'s time; 0 for a single sample."""
-    count = len(samples)
-    deviations = samples.astype(np.float64)
-    ones = np.ones(count)
-    deviations -= ones @ deviations / count
-    deviations *= deviations
-    return np.asarray(ones @ deviations / max(1, count - 1))
+    """Of [T, N] over T with the divisor n - 1; 0 for a single sample, NaN where one is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.var(samples, axis=0, dtype=np.float64) * (len(samples) / max(1, len(samples) - 1)))

@@ -29,7 +29,7 @@ from keepdrop.run.memory import Budget
 from keepdrop.run.request import check_far, check_readings, integer, row_ids
 from keepdrop.run.session import AnySession
 
-from .learning import Centres, Learning
+from .learning import Learning
 from .recurrent import Recurrent
 from .rolling import Rolling
 from .rows import Arrays, Places, RowStore
@@ -52,7 +52,6 @@ class Answer(NamedTuple):
     before: NDArray[np.int64]  # [B] steps that each row had seen
     carried: Arrays  # each [B, ...]: what the rows carry afterwards
     places: Places
-    centres: Mapping[str, Centres]  # by output, of those that learn from truths
 
 
 class Stream(Generic[Answers]):
@@ -322,6 +321,7 @@ class Stream(Generic[Answers]):
         """
         with self._lock:
             demand(self._budget, self._steps, self._learning, len(self._rows.ids) + 1, self.samples)
+            self._settle()
             self._rows.add(integer("row", row))
             if self._learning:
                 self._learning.start(self._rows, len(self._rows.ids) - 1)
@@ -329,6 +329,7 @@ class Stream(Generic[Answers]):
     def remove(self, row: int) -> None:
         """Drop a row and what it carries; those behind it move up. InputError for an unknown row."""
         with self._lock:
+            self._settle()
             self._rows.remove(integer("row", row))
 
     def save(self) -> bytes:
@@ -337,6 +338,7 @@ class Stream(Generic[Answers]):
         `saved_stream` tells its entries.
         """
         with self._lock:
+            self._settle()
             everyone = slice(None)
             return to_bytes(
                 SavedStream(
@@ -371,18 +373,21 @@ class Stream(Generic[Answers]):
                 values[:, :, 0] if timed and one_step else values,
                 head=head,
                 calibration=learning.calibration if learning else None,
-                tracked=learning.tracked(head.output, self._rows, where) if learning else None,
+                tracked=learning.snapshot(head.output, self._rows, where, self._lock) if learning else None,
             )
             for values, timed, head in zip(samples, self._steps.timed, self._heads)
         ]
         predictions = dict(zip(self._outputs, paired(found)))
-        centres = learning.centres(predictions) if learning else {}
-        return Answer(predictions, ids, self._rows.at(where, STEPS_SEEN), carried, where, centres)
+        return Answer(predictions, ids, self._rows.at(where, STEPS_SEEN), carried, where)
 
     def _go_on(self, answer: Answer, where: Places) -> None:
         self._rows.put(where, answer.carried)
         if self._learning:
-            self._learning.issue(self._rows, _listed(where), answer.carried[STEPS_SEEN].tolist(), answer.centres)
+            self._learning.give(self._rows, where, answer.carried[STEPS_SEEN], answer.predictions)
+
+    def _settle(self) -> None:
+        if self._learning:
+            self._learning.settle(self._rows)
 
     def _learner(self, output: Optional[str], row: Optional[int]) -> tuple[Learning, str, int]:
         """Who learns, of which output and row; InputError where that is open."""
