@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -257,6 +258,22 @@ def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
     assert tracemalloc.get_traced_memory()[0] - before < 30_000
     tracemalloc.stop()
     assert len(s.save()) == size
+
+
+def test_an_answer_keeps_the_interval_that_was_issued(model, series, truths) -> None:
+    s = begun(model)
+    follow(s, series, truths, 300, 340, delay=2)
+    first, second = s.push(series[340:341]), s.push(series[341:342])
+    shown = np.stack(first.observation.interval(0.9))
+    for step in (39, 40, 41, 42):
+        s.observe(50.0, step=step)
+    s.reset()
+    np.testing.assert_array_equal(np.stack(pickle.loads(pickle.dumps(first)).observation.interval(0.9)), shown)
+    wider = begun(model)
+    follow(wider, series, truths, 300, 340, delay=2)
+    wider.push(series[340:341])
+    wanted = wider.push(series[341:342]).observation.interval(0.9)
+    np.testing.assert_array_equal(np.stack(second.observation.interval(0.9)), np.stack(wanted))  # asked for late
 
 
 def test_a_horizon_learns_step_by_step(series) -> None:

@@ -79,6 +79,10 @@ class Tracked(NamedTuple):
     quantiles: NDArray[np.float32]
     truths: NDArray[np.int64]
 
+    def itself(self) -> Tracked:
+        """For a prediction, which holds what gives this when it is asked for."""
+        return self
+
 
 class Tracker(NamedTuple):
     """How the rows of one output learn; stateless, the rows' arrays are their owner's.

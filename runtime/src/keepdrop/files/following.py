@@ -80,7 +80,7 @@ class Following:
         shape = (len(lines), *self._shape)
         return replace(
             prediction,
-            tracked=Tracked(np.array(quantiles).reshape(*shape, -1), np.array(truths).reshape(shape)),
+            tracked=Tracked(np.array(quantiles).reshape(*shape, -1), np.array(truths).reshape(shape)).itself,
         )
 
     def _state(self, run: int) -> Arrays:

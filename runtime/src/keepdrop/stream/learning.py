@@ -50,18 +50,8 @@ class Snapshot:
         return self._taken
 
     def __reduce__(self) -> Any:
-        """Pickled as what it holds."""
-        return _Taken, (self(),)
-
-
-class _Taken(NamedTuple):
-    """A snapshot that was pickled."""
-
-    tracked: Tracked
-
-    def __call__(self) -> Tracked:
-        """What they had learned."""
-        return self.tracked
+        """Pickled as what gives what it holds."""
+        return getattr, (self(), Tracked.itself.__name__)
 
 
 class _Given(NamedTuple):
