@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +16,13 @@ import tensorflow as tf
 
 @contextlib.contextmanager
 def temporary_beside(target: Path) -> Iterator[Path]:
-    """A temporary name in the target's folder; what bears it is gone when the context ends, unless renamed."""
+    """A temporary name in the target's folder; what bears it is gone when the context ends, unless renamed.
+
+    A link is followed. The name is random: in a container the next process has the number of the one that was killed.
+    """
     # Made by hand, because what tempfile makes nobody else may read, also under its final name.
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.partial{target.suffix}")
+    real = Path(os.path.realpath(target))
+    partial = real.with_name(f".{real.stem[:80]}.{secrets.token_hex(4)}.partial{target.suffix}")
     try:
         yield partial
     finally:
@@ -24,16 +30,22 @@ def temporary_beside(target: Path) -> Iterator[Path]:
 
 
 def replace(partial: Path, target: Path) -> None:
-    """Give a finished file or directory its name; an older directory is put aside first, and back should that fail."""
-    if not target.is_dir():
-        os.replace(partial, target)
+    """Give a finished file or directory its name; a link is followed, and an older file's mode kept.
+
+    An older directory is put aside first, and back should that fail.
+    """
+    real = Path(os.path.realpath(target))
+    if not real.is_dir():
+        with contextlib.suppress(OSError):
+            partial.chmod(stat.S_IMODE(real.stat().st_mode))
+        os.replace(partial, real)
         return
-    older = target.with_name(f".{target.name}.{os.getpid()}.older")
-    os.rename(target, older)
+    older = real.with_name(f".{real.name[:80]}.{secrets.token_hex(4)}.older")
+    os.rename(real, older)
     try:
-        os.rename(partial, target)
+        os.rename(partial, real)
     except BaseException:
-        os.rename(older, target)
+        os.rename(older, real)
         raise
     _remove(older)
 
