@@ -275,6 +275,8 @@ def changed(record: Calibration, **values) -> str:
         lambda r: changed(r, which=[0, 0, 0, 1]),
         lambda r: changed(r, output="z"),
         lambda r: changed(r, shape=[2, 3]),
+        lambda r: changed(r, shape=[-1, -4]),
+        lambda r: changed(r, scores=[]),
         lambda r: changed(r, scores=[{**json.loads(r.to_json())["values"][0]["scores"][0], "knots": [1.0] * 7}]),
         lambda r: changed(r, scores=[{**json.loads(r.to_json())["values"][0]["scores"][0], "way": "both"}]),
         lambda r: r.to_json().replace('"format":1', '"format":2'),
@@ -315,3 +317,15 @@ def test_a_row_that_is_no_number_has_no_interval(calibrated, observed) -> None:
     low, high = o.interval(0.9)
     assert np.isnan(low[1]).all() and np.isnan(high[1]).all() and np.isnan(o.probability(above=3)[1]).all()
     np.testing.assert_array_equal(low[[0, 2]], p.observation.interval(0.9)[0][[0, 2]])
+
+
+def test_a_streaming_artifact_is_calibrated_on_windows(streaming) -> None:
+    model, rng = keepdrop.load(streaming), np.random.default_rng(0)
+    x = rng.normal(0, 1, (120, 6, 2)).astype(np.float32)
+    answers = model.stream(samples=50, rows=np.arange(120)).push(x)["y"].quantile(0.5)
+    y = answers + rng.normal(0, 1, answers.shape)
+    calibrated = keepdrop.calibrate(model, x, {"y": y}, samples=50, pool=False)
+    p = calibrated.stream(samples=50, rows=np.arange(120)).push(x)["y"]
+    low, high = p.observation.interval(0.9)
+    assert ((low <= y) & (y <= high)).mean() > 0.85
+    assert keepdrop.evaluate(calibrated, x, {"y": y}).outputs[0].values["calibrated"].at(0.9).coverage > 0.85

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -114,7 +116,8 @@ def test_an_artifact_that_knows_its_table_asks_nothing(run, horizon_path, readin
     found, told = (keepdrop.load(name).calibration for name in ("c.onnx", "told.onnx"))
     assert found == told and found.series == 2 and found.rows == 496
     assert keepdrop.load("c.onnx").table is not None
-    run("evaluate", "c.onnx", "spring.csv")
+    judged = json.loads(run("evaluate", "c.onnx", "spring.csv", "--json").output)
+    assert [part["of"] for part in judged["outputs"][0]["parts"]["series"]] == ["s0", "s1"]
     run("predict", "c.onnx", "spring.csv", "--adapt", "--interval", "0.9", "-o", "table.csv")
     options = (*COLUMNS, "--id=station", "--adapt", "--target=y", "--ahead=2", "--interval=0.9")
     run("predict", "told.onnx", "spring.csv", *options, "-o", "told.csv")
@@ -140,7 +143,11 @@ def test_evaluation_and_the_gate(run, horizon_path, readings, write_step) -> Non
     for name in ("spring.html", "summer.html"):
         page = Path(name).read_text()
         assert page.count("<svg") == 5 and "<script" not in page and "http" not in page
-        assert "NaN" not in page and "nan," not in page
+        for picture in re.findall("<svg.*?</svg>", page, re.S):
+            drawn = ElementTree.fromstring(picture)
+            assert all(
+                math.isfinite(float(n)) for p in drawn.iter("polyline") for n in re.split("[ ,]", p.get("points"))
+            )
 
 
 def test_predictions_are_for_an_observation(run, horizon_path, observed) -> None:

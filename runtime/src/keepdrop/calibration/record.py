@@ -21,6 +21,8 @@ from keepdrop.errors import ArtifactError
 from .conformal import KNOTS, LEVEL, TAUS, TOLERANCE, Floats, Spread, most_level
 
 FORMAT = 1
+# Temperatures are found between exp(-4) and exp(4).
+LEAST_TEMPERATURE = 0.01
 # Below so many effective rows the coverage of 90 % intervals is off by more than 5 points too often.
 FEW_ROWS = 100
 # Calibrated at T samples, an answer of fewer than this share of them is wider or narrower than was measured.
@@ -213,11 +215,13 @@ def _scores_warnings(output: str, scores: Scores) -> list[str]:
 def _fits(of: OfOutput) -> bool:
     """Whether its numbers belong together."""
     elements = math.prod(of.shape)
+    if min(of.shape, default=1) < 1:
+        return False
     if isinstance(of, Classes):
         if not _rising(of.sets) or of.kind not in (SOFTMAX, SIGMOID) or of.rows < 1:
             return False
         if of.kind == SOFTMAX:
-            return of.temperature is not None and of.temperature > 0
+            return of.temperature is not None and LEAST_TEMPERATURE < of.temperature < 1 / LEAST_TEMPERATURE
         return len(of.slope) == len(of.offset) == elements
     whole = len(of.a) == len(of.b) == len(of.which) == elements >= 1 and min(*of.a, *of.b) >= 0
     known = all(s.way in KNOTS and s.rows >= 1 and _rising(s.knots) for s in of.scores)

@@ -67,10 +67,11 @@ def calibrate(
     training, best those that came after it, in the order of time: some hundreds, 19 at the very least for 90 %.
 
     LABELLED is what `keepdrop predict` reads. What was observed is a column of the same lines, so many lines after a
-    row's last one, or an array.
+    row's last one, or an array. An artifact that was exported with a table knows the column and the steps ahead.
 
     \b
     Example:
+      keepdrop calibrate forecaster.onnx spring.csv -o calibrated.onnx --report report.html
       keepdrop calibrate forecaster.onnx spring.csv --window 48 --target temp --ahead 6 --time date -o calibrated.onnx
       keepdrop calibrate classifier.onnx digits.npy --targets labels.npy -o calibrated.onnx --report report.html
       keepdrop calibrate calibrated.onnx --remove -o plain.onnx

@@ -57,6 +57,7 @@ def evaluate(
 
     \b
     Example:
+      keepdrop evaluate calibrated.onnx summer.csv --report summer.html
       keepdrop evaluate calibrated.onnx summer.csv --window 48 --target temp --ahead 6 --time date --require 0.85
     """
     files.refuse_overwriting(

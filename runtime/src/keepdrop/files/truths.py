@@ -45,7 +45,7 @@ class LabelledRows:
     rows: NDArray[np.int64]
     times: Optional[NDArray[np.datetime64]]
     first_times: Optional[NDArray[np.datetime64]]
-    series: Optional[NDArray[np.int64]]
+    series: Optional[NDArray[Any]]
     notes: tuple[str, ...]
 
 
@@ -165,7 +165,7 @@ def _from_columns(
     times = None if lines.times is None else lines.times[at]
     first = None if lines.times is None else lines.times[np.maximum(at - window + 1, 0)]
     ids = at - window + 1 if rows.ids is None else rows.ids
-    series = None if lines.ids is None else lines.ids[at]
+    series = None if choice.id is None else lines.texts[choice.id][at].astype(str)
     return LabelledRows(rows.inputs, found, ids.astype(np.int64), times, first, series, tuple(notes))
 
 
@@ -212,7 +212,7 @@ def declared_rows(files: Sequence[Path], metadata: Metadata, table: Table, choic
         (np.arange(count) if ids is None else ids)[kept].astype(np.int64),
         None if times is None else times[kept],
         None if first is None else first[kept],
-        None if ids is None else ids[kept],
+        None if table.id is None or table.id not in labels else labels[table.id][kept],
         (*notes, *([_skips(lost)] if lost else [])),
     )
 

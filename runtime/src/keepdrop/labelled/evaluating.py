@@ -331,7 +331,9 @@ def _parts(
     ]
     series = of.series[of.order]
     if series.any():
-        where["series"] = [(str(which), np.tile((series == which)[:, None], elements)) for which in np.unique(series)]
+        where["series"] = [
+            (of.names[which], np.tile((series == which)[:, None], elements)) for which in np.unique(series)
+        ]
     if elements > 1:
         each = np.arange(elements) // math.prod(shape[1:])
         where["step"] = [(str(step + 1), np.tile(each == step, (n, 1))) for step in range(shape[0])]

@@ -32,7 +32,7 @@ class Labelled:
     """Rows with their targets: inputs by name, targets by output, float64, NaN where not known.
 
     ``rows`` are the row ids; ``times`` the time of each row, if known, and ``series`` the number of the series that it
-    is of. ``order`` sorts the rows by time.
+    is of, whose ``names`` they are. ``order`` sorts the rows by time.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -41,6 +41,7 @@ class Labelled:
     times: Optional[NDArray[np.datetime64]]
     series: NDArray[np.int64]
     order: NDArray[np.int64]
+    names: tuple[str, ...] = ("",)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,6 +57,7 @@ class Labelled:
             times,
             series,
             _in_time(times, series),
+            self.names,
         )
 
 
@@ -81,14 +83,14 @@ def labelled(
     if not inputs or not count:
         raise InputError("x has no rows; give inputs and the targets that were observed for them")
     targets = _targets([head for head in model.heads if head.kind != LOGVAR], y)
-    of_series = np.zeros(count, np.int64) if series is None else _series(series)
+    names_of, of_series = (("",), np.zeros(count, np.int64)) if series is None else _series(series)
     ids = np.arange(count, dtype=np.int64) if rows is None else np.asarray(rows)
     at = None if times is None else _times(times)
     given = {"rows": ids, "series": of_series, **({} if at is None else {"times": at}), **targets}
     for name, array in given.items():
         if len(array) != count:
             raise InputError(f"{name} has {len(array):,} rows and x {count:,}; give a target for each, NaN if unknown")
-    return Labelled(inputs, targets, ids, at, of_series, _in_time(at, of_series))
+    return Labelled(inputs, targets, ids, at, of_series, _in_time(at, of_series), names_of)
 
 
 def _targets(heads: Sequence[Head], y: Any) -> dict[str, Floats]:
@@ -112,8 +114,10 @@ def _numbers(name: str, values: Any) -> Floats:
         ) from None
 
 
-def _series(series: ArrayLike) -> NDArray[np.int64]:
-    return np.unique(np.asarray(series), return_inverse=True)[1].reshape(-1).astype(np.int64)
+def _series(series: ArrayLike) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Names and numbers of the series, in the order in which they sort."""
+    names, numbers = np.unique(np.asarray(series), return_inverse=True)
+    return tuple(str(name) for name in names), numbers.reshape(-1).astype(np.int64)
 
 
 def _times(times: ArrayLike) -> NDArray[np.datetime64]:

@@ -36,7 +36,7 @@ def _values(output: OutputEvaluation, level: float) -> list[str]:
         table.append(tuple(cells))
     lines = [f"  {line}" for line in aligned(table)]
     lines.append(f"  CRPS {_both(output, lambda way: output.values[way].crps)}; error of the median {output.error:.4g}")
-    lines.append(f"  PIT by tenths: {_pits(output)}")
+    lines += [f"  PIT by tenths, {way}: {' '.join(f'{p:.2f}' for p in of.pit)}" for way, of in output.values.items()]
     if output.correlation is not None:
         lines.append(f"  rank correlation of spread and error: {output.correlation:.2f}")
     for name, parts in output.parts.items():
@@ -85,10 +85,6 @@ def _span(numbers: Sequence[float]) -> str:
 def _both(output: OutputEvaluation, figure: object) -> str:
     assert callable(figure)
     return ", ".join(f"{way} {figure(way):.4g}" for way in output.values)
-
-
-def _pits(output: OutputEvaluation) -> str:
-    return "; ".join(f"{way} " + " ".join(f"{share:.2f}" for share in of.pit) for way, of in output.values.items())
 
 
 def aligned(lines: Sequence[tuple[str, ...]]) -> list[str]:
