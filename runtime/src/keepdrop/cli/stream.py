@@ -26,7 +26,7 @@ from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
 from .labels import columns_by_output, steps_ahead
-from .options import artifact_path, interval_option, threads_option
+from .options import INT64, artifact_path, interval_option, threads_option
 
 STOP, SKIP = "stop", "skip"
 
@@ -49,8 +49,8 @@ STOP, SKIP = "stop", "skip"
     metavar="COLUMN",
     help="A time (ISO 8601) or a number that grows: a reading that is not newer than the row's last is passed over.",
 )
-@click.option("--samples", type=int, help="Samples of every row. [default: what the file says]")
-@click.option("--seed", type=int, help="Any int64; the same seed, the same samples. [default: 0]")
+@click.option("--samples", type=click.IntRange(1), help="Samples of every row. [default: what the file says]")
+@click.option("--seed", type=INT64, help="Any int64; the same seed, the same samples. [default: 0]")
 @click.option(
     "--window",
     type=click.IntRange(min=1),
