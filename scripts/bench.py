@@ -28,12 +28,16 @@ import tf2onnx
 import bench_measure
 import bench_tables
 import keepdrop
+from bench_memory import memory_table
 from bench_report import markdown
 from bench_timing import FULL, QUICK
 
 
 def main() -> None:
     options = _options()
+    if options.memory:
+        print(memory_table())
+        return
     effort = QUICK if options.quick else FULL
     # TensorFlow takes this before its first operation only.
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
@@ -80,6 +84,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, default=Path("bench"), help="for bench.md and bench.json [bench]")
     parser.add_argument("--threads", type=int, default=_available_threads(), help="for everyone [every CPU]")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the Markdown")
+    parser.add_argument("--memory", action="store_true", help="print what an export takes of memory, nothing else")
     parser.add_argument(
         "--case", action="append", choices=names, help="measure this case's line alone; can be repeated"
     )
