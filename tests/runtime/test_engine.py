@@ -130,6 +130,24 @@ def test_no_more_threads_run_than_asked_for(one, x, monkeypatch, threads: int) -
     assert len(set(map(id, seen.values()))) == threads
 
 
+@pytest.mark.parametrize(("threads", "runs"), [(1, 1), (2, 2)])
+def test_a_call_that_fits_one_run_is_shared_where_two_pay(one, x, monkeypatch, threads: int, runs: int) -> None:
+    monkeypatch.setattr(engine, "HANDOFF", 0.0)
+    loaded = keepdrop.load(one, threads=threads)
+    seen: list[int] = []
+    meet = threading.Barrier(threads)
+    run = Session.run
+
+    def watched(session, request):
+        seen.append(threading.get_ident())
+        meet.wait(timeout=10)
+        return run(session, request)
+
+    monkeypatch.setattr(Session, "run", watched)
+    loaded.sample(x, samples=200)
+    assert len(seen) == len(set(seen)) == runs
+
+
 @pytest.mark.parametrize("change", ["gone", "other"])
 def test_a_file_that_is_no_longer_there_changes_nothing(one, two, closed, x, monkeypatch, change: str) -> None:
     monkeypatch.setattr(engine, "MAX_RUN", 4)
