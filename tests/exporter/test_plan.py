@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from keepdrop_exporter import Refusal
 from keepdrop_exporter.plan.draws import Plan, make_plan
 
 UNITS, FEATURES, STEPS = 5, 3, 9
@@ -164,3 +165,20 @@ def test_notes_tell_that_a_baked_training_flag_is_overridden() -> None:
     x = keras.Input((4,), name="x")
     notes = make_plan(keras.Model(x, layers.Dropout(0.5)(x, training=False))).notes
     assert any("training=" in note and "a rate of 0" in note for note in notes)
+
+
+class Variational(layers.Dense):
+    """Noise on the kernel, drawn once a call: all rows of a batch share it."""
+
+    def __init__(self, units: int, **options: Any) -> None:
+        super().__init__(units, **options)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        noise = keras.random.normal(self.kernel.shape, seed=self.generator)
+        return keras.ops.matmul(x, self.kernel + noise)
+
+
+def test_noise_on_weights_is_refused_by_that_name() -> None:
+    with pytest.raises(Refusal, match=r"layer 'dense' draws .* noise on the layer's weights \(kernel\).* batch shares"):
+        _plan(Variational(2, name="dense"), shape=(4,))

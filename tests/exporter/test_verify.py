@@ -122,6 +122,23 @@ def test_masks_leave_steps_however_few_there_are(length: int) -> None:
     assert (batch["x"] == 0).any() == (length > 2)
 
 
+def test_random_inputs_are_of_the_scale_that_was_normalised() -> None:
+    normal = layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((50, 2), name="x"), normal, layers.Dropout(0.5)])
+    normal.moving_mean.assign([1000.0, -5.0])
+    normal.moving_variance.assign([100.0, 0.01])
+    (batch,) = inputs.random_batches(make_plan(model), rows=4, seed=0)
+    np.testing.assert_allclose(batch["x"].mean(axis=(0, 1)), [1000, -5], rtol=0.01)
+    np.testing.assert_allclose(batch["x"].std(axis=(0, 1)), [10, 0.1], rtol=0.2)
+
+
+def test_recurrent_dropout_of_a_single_step(tmp_path: Path) -> None:
+    memory = layers.LSTM(3, recurrent_dropout=0.2, name="memory")
+    model = keras.Sequential([keras.Input((1, 2), name="x"), memory])
+    with pytest.raises(VerifyError, match="layer 'memory' takes one step, at which its state is zero.*memory.input"):
+        keepdrop_exporter.export(model, tmp_path / "m.onnx")
+
+
 def test_a_single_weight_that_differs(forecaster: Report, forecaster_file: Path) -> None:
     model = keras.models.load_model(forecaster_file)
     bias = model.get_layer("forecast").bias

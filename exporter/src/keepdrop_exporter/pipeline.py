@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -133,8 +133,8 @@ def export(
     target = Path(path)
     if not target.parent.is_dir():
         raise ExportError(f"{target}: there is no folder {target.parent}; make it first")
-    write = _writer(target, format)
-    if streaming and write is _write_savedmodel:
+    form = _form(target, format)
+    if streaming and not form.streams:
         raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
     if vectors is not None:
         if write is _write_savedmodel:
@@ -145,10 +145,8 @@ def export(
     progress("load")
     loaded = Loaded(model, (), None)
     if isinstance(model, (str, Path)):
-        most = onnx_export.MOST_BYTES if write is _write_onnx else None
-        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=most)
-    if write is _write_onnx:
-        onnx_export.refuse_size(loaded.model)
+        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=form.most_bytes)
+    form.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
     declared = None if table is None else _table(table)
     columns = None if declared is None else _columns(declared, retrofit_model)
@@ -163,7 +161,7 @@ def export(
     progress("convert")
     metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
     with writing.temporary_beside(target) as partial:
-        update = write(traced, partial, metadata)
+        update = form.write(traced, partial, metadata)
         progress("verify")
         check = verify_stream if streaming else verify_plan
         verified = check(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
@@ -283,8 +281,17 @@ def _declared(heads: tuple[Head, ...]) -> dict[str, str]:
 Update = Callable[[Metadata], None]
 
 
-def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata], Update]:
-    """What writes an artifact in that format, and gives a function that replaces its metadata."""
+class _Form(NamedTuple):
+    """A format: what writes it and gives a function that replaces its metadata; what it holds, and refuses to hold."""
+
+    write: Callable[[Traced, Path, Metadata], Update]
+    streams: bool
+    most_bytes: int | None
+    refuse_size: Callable[[keras.Model], None]
+
+
+def _form(target: Path, form: str | None) -> _Form:
+    """The format of that name, or that the path's suffix means."""
     if form not in (None, "onnx", "savedmodel"):
         raise ExportError(f"format={form!r}: give 'onnx' or 'savedmodel'")
     if form == "savedmodel" or (form is None and not target.suffix):
@@ -295,7 +302,7 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
             raise ExportError(
                 f"{target} is there and is no SavedModel of keepdrop's; give another name, or move it away"
             )
-        return _write_savedmodel
+        return _Form(_write_savedmodel, False, None, lambda model: None)
     if target.suffix != ".onnx":
         raise ExportError(
             f"{target}: the artifact is an ONNX file; let its name end in .onnx, or say format='savedmodel' "
@@ -303,7 +310,7 @@ def _writer(target: Path, form: str | None) -> Callable[[Traced, Path, Metadata]
         )
     if target.is_dir():
         raise ExportError(f"{target} is a directory; give the ONNX file another name")
-    return _write_onnx
+    return _Form(_write_onnx, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:

@@ -218,7 +218,8 @@ class _Recorder:
         if not static or static[0] is None or static[0] % self._batch or any(n is None for n in static):
             raise Refusal(
                 f"{where} draws numbers of shape {tuple(static)} for a batch of {self._batch}: they are not one share "
-                "for each sample; let the first axis of what it draws be the batch (in noise_shape: None)"
+                f"for each sample{self._of_weights(static)}; let the first axis of what it draws be the batch (in "
+                "noise_shape: None)"
             )
         if seed not in self.generators:
             self.generators.append(seed)
@@ -232,6 +233,12 @@ class _Recorder:
                 self.generators.index(seed),
             )
         )
+
+    def _of_weights(self, shape: Sequence[int | None]) -> str:
+        """What such a draw is where it has the shape of the layer's own weights, as in variational layers."""
+        layer, _ = keras_hooks.drawing_layer()
+        alike = [v.name for v in (layer.weights if layer is not None else []) if tuple(v.shape) == tuple(shape)]
+        return f", but noise on the layer's weights ({alike[0]}), one draw that the whole batch shares" if alike else ""
 
 
 def _source(seed: Any) -> str:

@@ -367,14 +367,22 @@ def mask_values(model: keras.Model) -> dict[int, float]:
 
 
 def normalizations(model: keras.Model) -> dict[int, tuple[Any, Any]]:
-    """For each input of the model that a ``Normalization`` reads, by its position: its mean and variance."""
-    return {
-        i: (layer.mean, layer.variance)
-        for layer in all_layers(model)
-        if isinstance(layer, keras.layers.Normalization) and not layer.invert
-        for i, x in enumerate(model.inputs)
-        if any(x is y for node in layer._inbound_nodes for y in node.input_tensors)
-    }
+    """For each input of the model that a normalisation by fixed statistics reads, by its position: mean and variance.
+
+    Both have a leading axis of 1. ``BatchNormalization`` counts where it normalises the last axis.
+    """
+    found: dict[int, tuple[Any, Any]] = {}
+    for layer in all_layers(model):
+        batch = isinstance(layer, keras.layers.BatchNormalization) and layer.built
+        if isinstance(layer, keras.layers.Normalization) and not layer.invert:
+            statistics = layer.mean, layer.variance
+        elif batch and layer.axis in (-1, layer.input_spec.ndim - 1):
+            statistics = layer.moving_mean[None], layer.moving_variance[None]
+        else:
+            continue
+        read = [x for node in layer._inbound_nodes for x in node.input_tensors]
+        found |= {i: statistics for i, x in enumerate(model.inputs) if any(x is y for y in read)}
+    return found
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:

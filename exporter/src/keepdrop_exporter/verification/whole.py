@@ -67,7 +67,7 @@ def verify_plan(
         got = draw()
         for name, found in compare(got, expected, bound, "differs from Keras").items():
             worst[name] = worse(worst.get(name), found)
-        behaves(draw, x, ids, got, samples, seed, bound)
+        behaves(draw, x, ids, got, samples, seed, bound, _idle(plan, x))
     source = "given" if data is not None else "random"
     return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
 
@@ -93,13 +93,15 @@ def behaves(
     samples: int,
     seed: int,
     bound: Bound,
+    idle: str = "",
 ) -> None:
     """Raise VerifyError unless samples vary, follow the seed and nothing else, and do not depend on how they are cut.
 
-    ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default.
+    ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default. ``idle`` is why the
+    model's draws may be without effect.
     """
     if all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in got.values()):
-        raise VerifyError(f"no output varies over {samples} samples: {_why_nothing_varies(got)}")
+        raise VerifyError(f"no output varies over {samples} samples: {_why_nothing_varies(got, idle)}")
     again, other = draw(), draw(seed=seed + 1)
     for name, y in got.items():
         if not np.array_equal(again[name], y, equal_nan=True):
@@ -116,7 +118,19 @@ def behaves(
     compare(joined, got, bound, "changes when rows are drawn one by one")
 
 
-def _why_nothing_varies(got: Samples) -> str:
+def _why_nothing_varies(got: Samples, idle: str) -> str:
     if all(np.isnan(y).all() for y in got.values()):
         return f"all of them are NaN; the model overflows on these inputs: {REAL_INPUTS}"
-    return "dropout is not active in the artifact"
+    return idle or "dropout is not active in the artifact"
+
+
+def _idle(plan: Plan, x: Arrays) -> str:
+    """Why recurrent dropout alone may have no effect: the state of the first step is zero."""
+    steps = {a.shape[1] for a in x.values() if a.ndim > 2}
+    if steps != {1} or any(draw.argument != "recurrent_dropout" for draw in plan.draws):
+        return ""
+    layer = plan.draws[0].layer
+    return (
+        f"layer {layer!r} takes one step, at which its state is zero still, and recurrent dropout drops nothing of it; "
+        f"give its input a rate instead, as {layer}.input"
+    )
