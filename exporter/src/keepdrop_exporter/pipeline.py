@@ -137,7 +137,7 @@ def export(
     if streaming and not form.streams:
         raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
     if vectors is not None:
-        if write is _write_savedmodel:
+        if not form.vectors:
             raise ExportError(f"{vectors}: vectors are of an ONNX file; let the artifact's name end in .onnx")
         replay.refuse_folder(Path(vectors))
     if default_samples < 1:
@@ -286,6 +286,7 @@ class _Form(NamedTuple):
 
     write: Callable[[Traced, Path, Metadata], Update]
     streams: bool
+    vectors: bool
     most_bytes: int | None
     refuse_size: Callable[[keras.Model], None]
 
@@ -302,7 +303,7 @@ def _form(target: Path, form: str | None) -> _Form:
             raise ExportError(
                 f"{target} is there and is no SavedModel of keepdrop's; give another name, or move it away"
             )
-        return _Form(_write_savedmodel, False, None, lambda model: None)
+        return _Form(_write_savedmodel, False, False, None, lambda model: None)
     if target.suffix != ".onnx":
         raise ExportError(
             f"{target}: the artifact is an ONNX file; let its name end in .onnx, or say format='savedmodel' "
@@ -310,7 +311,7 @@ def _form(target: Path, form: str | None) -> _Form:
         )
     if target.is_dir():
         raise ExportError(f"{target} is a directory; give the ONNX file another name")
-    return _Form(_write_onnx, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
+    return _Form(_write_onnx, True, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:

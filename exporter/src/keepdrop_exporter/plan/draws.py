@@ -345,7 +345,7 @@ def _names(tensors: Sequence[Any], structure: Any) -> list[str]:
         paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
         if len(paths) == len(tensors) and all(len(path) == 1 for path in paths):
             return [str(path[0]) for path in paths]
-    return _distinct(str(tensor._keras_history.operation.name) for tensor in tensors)
+    return _distinct(str(keras_hooks.operation_of(tensor).name) for tensor in tensors)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

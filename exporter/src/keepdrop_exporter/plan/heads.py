@@ -76,8 +76,7 @@ def find_heads(
 
 def _kind(tensor: Any) -> str:
     """What a Keras tensor of the model holds."""
-    operation, node, position = tensor._keras_history
-    sources = operation._inbound_nodes[node].input_tensors
+    operation, sources, position = keras_hooks.origin(tensor)
     return _made_by(operation, position, len(tensor.shape), sources)
 
 

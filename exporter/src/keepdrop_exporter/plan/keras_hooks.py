@@ -442,3 +442,30 @@ def copy_of_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
         trainable=layer.trainable,
         dtype=layer.dtype_policy,
     )
+
+
+def operation_of(tensor: Any) -> Any:
+    """The layer or operation that a symbolic tensor comes from."""
+    return tensor._keras_history.operation
+
+
+def origin(tensor: Any) -> tuple[Any, list[Any], int]:
+    """The operation that a symbolic tensor comes from, the tensors it took there, and which of its outputs it is."""
+    operation, node, position = tensor._keras_history
+    return operation, operation._inbound_nodes[node].input_tensors, position
+
+
+def takes(layer: keras.Layer, argument: str) -> bool:
+    """Whether a layer's ``call`` has an argument ``"training"`` or ``"mask"``."""
+    return bool(getattr(layer, f"_call_has_{argument}_arg"))
+
+
+@contextlib.contextmanager
+def cached_masks(cell: Any, dropout: Any, recurrent: Any) -> Iterator[None]:
+    """Let a recurrent cell hold these dropout masks, in the form Keras caches them in, while the context is open."""
+    kept = cell._dropout_mask, cell._recurrent_dropout_mask
+    cell._dropout_mask, cell._recurrent_dropout_mask = dropout, recurrent
+    try:
+        yield
+    finally:
+        cell._dropout_mask, cell._recurrent_dropout_mask = kept

@@ -260,17 +260,13 @@ def _run_keras(
     ] * recurrence.recurrent_masks
     masks = [_without_q(keep) * np.float32(scale) for keep, scale in zip(keeps, scales, strict=True)]
     count = getattr(cell, "dropout_mask_count", None)
-    kept = cell._dropout_mask, cell._recurrent_dropout_mask
-    cell._dropout_mask = _as_cached(masks[: recurrence.input_masks], count)
-    cell._recurrent_dropout_mask = _as_cached(masks[recurrence.input_masks :], count)
     mask = None if steps is None else tf.transpose(_without_q(steps)[..., 0])  # [N, L]
     initial = layer.get_initial_state(tf.shape(sequences)[0])
     if recurrence.carried:
         initial = keras.tree.pack_sequence_as(initial, [_without_q(state) for state in start])
-    try:
+    cached = (_as_cached(part, count) for part in _split(masks, recurrence.input_masks))
+    with keras_hooks.cached_masks(cell, *cached):
         last, outputs, states = original(layer, sequences, initial, mask, True)
-    finally:
-        cell._dropout_mask, cell._recurrent_dropout_mask = kept
     result = tf.transpose(outputs, [1, 0, 2]) if recurrence.sequences else last
     unflat = [
         tf.reshape(y, tf.concat([tf.shape(y)[:-2], lead, [recurrence.units]], 0))

@@ -335,7 +335,7 @@ class StreamFrontier(Frontier):
     def _check_time_distributed(self, operation: Any, masked: bool) -> None:
         if self._draws(operation):
             self._refuse(operation, "draws within each step; put the dropout before or after it")
-        if operation.layer._call_has_mask_arg and masked:
+        if masked and keras_hooks.takes(operation.layer, "mask"):
             self._refuse(operation, "hands a mask to its layer; remove the mask, or put a recurrent layer there")
 
     def _check_axes(self, operation: Any, given: Any, rank: int) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keepdrop_exporter.plan import keras_hooks
+
 from . import axes
 
 
@@ -21,8 +23,8 @@ def fold_time(
     if inputs.shape[1] is not None:
         return original(layer, inputs, training=training, mask=mask)
     shape = tf.shape(inputs, out_type=tf.int64)
-    kwargs = {"training": training} if inner._call_has_training_arg else {}
-    if mask is not None and inner._call_has_mask_arg:
+    kwargs = {"training": training} if keras_hooks.takes(inner, "training") else {}
+    if mask is not None and keras_hooks.takes(inner, "mask"):
         kwargs["mask"] = axes.merge(mask)
     outputs = inner.call(axes.merge(inputs), **kwargs)
     unfolded = tf.reshape(outputs, tf.concat([shape[:2], tf.shape(outputs, out_type=tf.int64)[1:]], 0))
