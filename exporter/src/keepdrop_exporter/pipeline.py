@@ -212,10 +212,12 @@ def verify(
         The seed of the samples (and of the random inputs).
     data
         Inputs to use, [n, ...] (a dict by input name where there are several); the first ``rows`` of them are
-        taken. By default standard normal numbers, valid ids where an Embedding reads them, at two lengths
-        where the length is dynamic. A streaming artifact is pushed all steps of them.
+        taken. By default standard normal numbers (of the scale that a normalisation at the input was made for), valid
+        ids where an Embedding reads them, at two lengths where the length is dynamic. A streaming artifact is pushed
+        all steps of them.
     atol, rtol
-        A sample a may differ from Keras' sample r by ``atol + rtol * |r|``.
+        A sample a may differ from Keras' sample r by ``atol + rtol * |r|``; where it differs by more, and the default
+        or a larger tolerance is given, both are compared with float64: see ``verification.comparison``.
     custom_objects, weights, trust_code
         How a file is loaded; see ``load``.
 
