@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
-from keepdrop.artifact.metadata import Tensor
+from keepdrop.artifact.metadata import TABLE_KEY, Tensor
+from keepdrop.artifact.properties import with_properties
 
 # The package's attribute of that name is the command.
 command = importlib.import_module("keepdrop.cli.stream")
@@ -510,3 +511,56 @@ def test_a_reader_that_leaves_ends_it_quietly(streaming, tmp_path) -> None:
         assert process.returncode == 1
     # The second answer was not delivered: it is given again.
     assert keepdrop.load(streaming).resume(state).steps_seen == {3: 1}
+
+
+# An artifact that knows its table
+
+TABLE = {
+    "inputs": {"window": {"columns": ["temp", "wind"]}},
+    "outputs": {"forecast": {"target": "temp", "unit": "°C", "ahead": 1}},
+    "time": {"column": "when", "step": "1h"},
+    "id": "site",
+}
+
+
+@pytest.fixture
+def with_table(tmp_path):
+    """The forecaster, [batch, 5, 2], with a table."""
+
+    def written(**changes) -> Path:
+        data = (Path(__file__).parent / "data" / "forecaster.onnx").read_bytes()
+        path = tmp_path / "tabled.onnx"
+        path.write_bytes(with_properties(data, {TABLE_KEY: json.dumps({**TABLE, **changes})}))
+        return path
+
+    return written
+
+
+def test_an_artifact_that_knows_its_table_needs_no_options(with_table) -> None:
+    readings = np.random.default_rng(2).normal(size=(7, 2)).astype(np.float32)
+    plain, _ = call(with_table(), "--columns", "a,b", "--samples", 4, given=csv_of(readings))
+    lines = ["wind [m/s],site,note,when,temp [°C]"]
+    lines += [f"{wind},north,-,2025-01-01T0{n}:00Z,{temp}" for n, (temp, wind) in enumerate(readings)]
+    answers, error = call(with_table(), "--samples", 4, given="\n".join([*lines, lines[-1]]))
+    assert error == "keepdrop: 1 readings were no newer than their row's last\n"
+    assert [answer["id"] for answer in answers] == ["north"] * 7 and answers[-1]["when"] == "2025-01-01T06:00Z"
+    objects = [
+        {"site": 0, "when": f"2025-01-01T0{n}:00Z", "temp": float(temp), "wind": float(wind), "by": 1}
+        for n, (temp, wind) in enumerate(readings)
+    ]
+    of_json, _ = call(with_table(), "--samples", 4, given="".join(json.dumps(each) + "\n" for each in objects))
+    assert [each["forecast_mean"] for each in of_json] == [each["forecast_mean"] for each in plain]
+    assert of_json[0]["by"] == 1 and "temp" not in of_json[0]
+    assert "has no column 'temp'" in refused(with_table(), given="wind,site,when\n1,a,2025-01-01T00:00Z\n")
+    assert "is in °F" in refused(with_table(), given="temp [°F],wind,site,when\n1,1,a,2025-01-01T00:00Z\n")
+
+
+def test_what_a_table_computes_from_the_time_is_computed(with_table) -> None:
+    table = {"inputs": {"window": {"columns": [{"cyclic": "hour"}]}}, "id": None}
+    lines = ["temp,when", *(f"{n},2025-01-01T{n:02}:00Z" for n in range(7))]
+    answers, _ = call(with_table(**table), "--samples", 4, given="\n".join(lines))
+    angle = 2 * np.pi * np.arange(7) / 24
+    wanted, _ = call(
+        with_table(), "--columns", "a,b", "--samples", 4, given=csv_of(np.stack([np.sin(angle), np.cos(angle)], axis=1))
+    )
+    assert [each["forecast_mean"] for each in answers] == [each["forecast_mean"] for each in wanted]

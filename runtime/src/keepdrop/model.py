@@ -387,6 +387,8 @@ class Model(Generic[Samples, Answers]):
             The file is no longer the one that was loaded.
         """
         drawn = checked_drawn(self.metadata, samples, seed, first_sample)
+        if window is None and self._table is not None and known_window(self.metadata) is None:
+            window = self._table.window
         steps = steps_of(self._session, self._engine, drawn, window)
         learning = learning_of(self._calibration, self.metadata, steps)
         start = fresh(self._identity(), self._budget, drawn, steps, learning, rows)

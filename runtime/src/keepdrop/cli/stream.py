@@ -131,10 +131,10 @@ def stream(
     if save_every and not state:
         raise click.UsageError("--save-every needs --state, the file to save to")
     names = tuple(name.strip() for name in columns.split(",")) if columns else None
-    choice = Choice(names, id_name, time, truths=tuple(truths.values()))
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
         targets = _targets(model, truths, ahead, coverage)
+        choice = _choice(model, names, id_name, time, tuple(truths.values()))
         state_file = stack.enter_context(StateFile(state)) if state else None
         running = _resumed(model, state_file, on_new_artifact, samples=samples, seed=seed, window=window)
         if running is None:
@@ -165,6 +165,22 @@ def stream(
                 click.echo(f"keepdrop: skipped: {error}", err=True)
             else:
                 kept.answered()
+
+
+def _choice(
+    model: Model,
+    columns: Optional[tuple[str, ...]],
+    id_name: Optional[str],
+    time: Optional[str],
+    truths: tuple[str, ...],
+) -> Choice:
+    """What the columns mean: as the options say, and else the artifact's table."""
+    table = model.table if columns is None else None
+    if table is None:
+        return Choice(columns, id_name, time, truths=truths)
+    if time is None and table.time is not None:
+        return Choice(None, id_name or table.id, table.time.column, table.time.format, truths, table)
+    return Choice(None, id_name or table.id, time, None, truths, table)
 
 
 def _targets(

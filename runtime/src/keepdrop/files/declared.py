@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,13 @@ MOST_KEPT = 6
 _UNIT = re.compile(r"(?P<name>.*\S)\s*(?:\[(?P<square>[^\[\]]+)\]|\((?P<round>[^()]+)\))")
 
 
+class HasColumns(Protocol):
+    """What has columns by name."""
+
+    name: str
+    columns: tuple[str, ...]
+
+
 class DeclaredSource:
     """Lines of a table as rows of the artifact's inputs, as a :class:`~keepdrop.files.sources.Source`.
 
@@ -54,7 +61,7 @@ class DeclaredSource:
         self._shapes = {tensor.name: tensor.shape for tensor in inputs}
         self._window = table.window or 1
         self._columns = {column.column: column for column in table.columns}
-        headings = _Headings(reader, table)
+        headings = Headings(reader, table)
         self._targets = [t for t in headings.targets if t not in self._columns]
         self._rules = [table.rule(column) for column in self._columns.values()]
         self.features = tuple(headings.found(column) for column in self._columns)
@@ -290,10 +297,16 @@ def _first_columns(readings: Readings, count: int) -> Readings:
     return readings._replace(numbers=readings.numbers[:, :count])
 
 
-class _Headings:
-    """Where the columns of a table are in a file, whose headings may bear units."""
+class Headings:
+    """Where the columns of a table are in a file, whose headings may bear units.
 
-    def __init__(self, reader: Reader, table: Table) -> None:
+    Raises
+    ------
+    InputError
+        A column is not there, or is in another unit.
+    """
+
+    def __init__(self, reader: HasColumns, table: Table) -> None:
         self._name = reader.name
         self._headings = list(reader.columns)
         self._of: dict[str, str] = {}

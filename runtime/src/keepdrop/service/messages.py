@@ -16,12 +16,17 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 import numpy as np
+from numpy.typing import NDArray
 
 from keepdrop.artifact.metadata import Tensor
 from keepdrop.errors import InputError
 from keepdrop.files import cells
+from keepdrop.files.declared import Headings
 from keepdrop.files.lines import Cells, Dialect, Header, Picked
 from keepdrop.files.reader import Selection
+from keepdrop.table import Column, Table
+from keepdrop.table.calendar import cyclic_values
+from keepdrop.table.zones import local_times, zone_of
 
 NAME = "standard input"
 ID, X, RESET, STEP, TRUTH = "id", "x", "reset", "step", "truth"
@@ -84,6 +89,8 @@ class Choice:
     time, time_format
         The column of times, or of any number that grows from reading to reading of a row; None is ISO 8601 or a
         number, otherwise as :class:`keepdrop.files.reader.Selection` has it.
+    table
+        What the columns of readings mean to the model, where the artifact says it and `columns` does not.
     truths
         Columns that hold what earlier answers had forecast; an empty cell says nothing.
     dialect
@@ -95,6 +102,7 @@ class Choice:
     time: Optional[str] = None
     time_format: Optional[str] = None
     truths: tuple[str, ...] = ()
+    table: Optional[Table] = None
     dialect: Dialect = Dialect()
 
 
@@ -136,7 +144,9 @@ class Messages:
         # JSON has no header: each line is an object of its own.
         header = _fitting(lambda: Header(NAME, number, "{}" if text.startswith("{") else text, self._choice.dialect))
         if header.is_json:
-            header.columns = self._choice.columns or ()
+            table = self._choice.table
+            others = (table.id, table.time.column if table.time else None) if table else ()
+            header.columns = (*self._features, *(name for name in others if name))
         elif self._choice.id is not None and self._choice.id not in header.columns:
             raise Misfit(
                 f"{NAME}, line {number} has no column {self._choice.id!r}; its columns are {list(header.columns)}"
@@ -160,14 +170,14 @@ class Messages:
                     f"{NAME}, line {number}: no array was given for input "
                     f'{[tensor.name for tensor in self._inputs[1:]]}; give "{X}" as an object by input name'
                 )
-        elif self._choice.columns:
+        elif self._choice.columns or self._choice.table:
             x = self._columns(number, found)
         else:
             raise InputError(
                 f'{NAME}, line {number} has no {X!r}; give one object a line, such as {{"{column}": 3, "{X}": [0.1, '
                 "0.2]}, or choose keys by columns="
             )
-        used = {X, column, *(self._choice.columns or () if X not in found else ())}
+        used = {X, column, *(self._features if X not in found else ())}
         echoed = {name: value for name, value in found.items() if name not in used}
         time = self._time(number, found.get(self._choice.time or ""))
         return Reading(number, row, shown, x, time, echoed, self._truths(number, found))
@@ -186,15 +196,56 @@ class Messages:
         return Reading(number, row, shown, x, self._time(number, time), echoed, self._truths(number, by_column))
 
     def _columns(self, number: int, found: Cells) -> Mapping[str, Any]:
-        """The one input of a reading by columns."""
+        """The inputs of a reading by columns."""
         if self._picked is None:
             self._picked = _fitting(lambda: self._chosen(number, found))
         numbers = np.array(self._picked.line(number, found).numbers)
+        if self._choice.table is not None:
+            return self._declared(self._choice.table, number, found, numbers)
         return {self._inputs[0].name: numbers.reshape(_sizes(self._inputs[0]))}
+
+    @property
+    def _features(self) -> tuple[str, ...]:
+        """The columns of JSON that are features."""
+        table = self._choice.table
+        return tuple(column.column for column in table.columns) if table else self._choice.columns or ()
+
+    def _declared(self, table: Table, number: int, found: Cells, numbers: NDArray[Any]) -> Mapping[str, Any]:
+        """The inputs as a table makes them, of its columns' numbers and of the time."""
+        by_column = {column.column: value for column, value in zip(table.columns, numbers)}
+        clock = self._clock(table, number, found) if table.needs_time else None
+        inputs = {}
+        for tensor in self._inputs:
+            values: list[float] = []
+            for column in table.inputs[tensor.name].columns:
+                if isinstance(column, Column):
+                    values.append(by_column[column.column])
+                elif clock is not None:
+                    values.extend(cyclic_values(column, clock)[0].tolist())
+            inputs[tensor.name] = np.array(values).reshape(_sizes(tensor))
+        return inputs
+
+    def _clock(self, table: Table, number: int, found: Cells) -> NDArray[np.datetime64]:
+        """The time of a reading, as the calendar is told of it: [1]."""
+        assert table.time is not None and self._header is not None
+        heading = self._choice.time or table.time.column
+        cell = found.get(heading) if isinstance(found, dict) else found[self._header.columns.index(heading)]
+        try:
+            moment = self._times.read([cell])
+        except ValueError:
+            raise InputError(
+                f"{NAME}, line {number}, column {heading!r} {cells.found(cell, 'a time')}; the model needs it"
+            ) from None
+        zone = None if table.time.zone is None else zone_of(table.time.zone)
+        return local_times(moment, zone) if zone is not None and self._times.zoned else moment
 
     def _chosen(self, number: int, found: Cells) -> Picked:
         """The columns of the features; Misfit where they are not as many as a step takes."""
         assert self._header is not None
+        if self._choice.table is not None:
+            headings = Headings(self._header, self._choice.table)
+            of_table = tuple(headings.found(column.column) for column in self._choice.table.columns)
+            return Picked(self._header, Selection(of_table))
         names = [tensor.name for tensor in self._inputs]
         if len(names) > 1:
             raise Misfit(
