@@ -1,4 +1,5 @@
 """Files in, files out: a file's rows are read, sampled and kept in pieces, and written when the last is done.
 
-sources (over table, parquet)  ->  job  ->  work  ->  outputs (over fields, parquet)
+opening  ->  lines, text, arrow (readers, over cells)  ->  ordered, several  ->  sources (with gaps; arrays)
+         ->  job  ->  work  ->  outputs (over fields, arrow, targets)
 """
