@@ -264,6 +264,15 @@ def backend_functions() -> tf_keras.Model:
     return tf_keras.Model([x, z], [layers.Dropout(0.2)(y) for y in outputs])
 
 
+def fitted() -> tf_keras.Model:
+    """What training leaves in a file: the optimizer's variables, and those of loss and metrics."""
+    model = _of(layers.LSTM(4, dropout=0.2), layers.BatchNormalization(), layers.Dense(2))
+    model.compile("adam", "mse", metrics=["mae", tf_keras.metrics.RootMeanSquaredError()])
+    stop = tf_keras.callbacks.EarlyStopping()
+    model.fit(np.zeros((4, 7, 3)), np.zeros((4, 2)), validation_split=0.5, callbacks=[stop], verbose=0)
+    return model
+
+
 def save_as_keras_2_13(model: tf_keras.Model, path: Path, version: str) -> None:
     """``model.save`` as 2.13 and 2.14 laid the weights out (their saving_lib.py): by another walk over attributes.
 

@@ -23,8 +23,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 import keepdrop
 import keepdrop_exporter
 from keepdrop_exporter import LoadError, pipeline
-from keepdrop_exporter.loading import reading
-from keepdrop_exporter.loading.keras2 import descriptions
+from keepdrop_exporter.loading import hdf5, reading
+from keepdrop_exporter.loading.keras2 import descriptions, options
 from keepdrop_exporter.loading.keras2 import savedmodel as keras2_savedmodel
 
 ATOL = 1e-5
@@ -49,6 +49,7 @@ FORMS = {
     "merged": ["h5"],
     "activated": ["h5", "keras"],
     "normalised": ["h5", "keras"],
+    "fitted": ["h5", "keras", "2.13.1", "2.14.0"],
     "operators": ["h5"],
     "functions": ["h5", "keras"],
     "backend_functions": ["h5", "keras"],
@@ -181,7 +182,7 @@ def _keras3s_hard_sigmoid(patch: pytest.MonkeyPatch) -> None:
 
 
 def _without_key(key: str) -> Callable[[pytest.MonkeyPatch], None]:
-    return lambda patch: patch.delitem(descriptions._KEYS, key)
+    return lambda patch: patch.delitem(options.KEYS, key)
 
 
 def _without_node_offsets(patch: pytest.MonkeyPatch) -> None:
@@ -201,6 +202,8 @@ UNCURED: list[tuple[str, Callable[[pytest.MonkeyPatch], None]]] = [
     ("convolutions.h5", _without_key("kernel_initializer")),
     ("nested.h5", _without_node_offsets),
     ("frozen.2.13.1.keras", _without_moving),
+    ("fitted.keras", lambda patch: patch.setattr(hdf5, "_OF_TRAINING", set())),
+    ("fitted.2.13.1.keras", lambda patch: patch.setattr(hdf5, "_OF_TRAINING", set())),
 ]
 
 

@@ -133,8 +133,8 @@ REFUSED = {
         ),
         ["both", "stateful=False"],
     ),
-    "mixed precision": (
-        lambda: _stack(layers.Dropout(0.5), layers.Dense(2, dtype="mixed_float16", name="half")),
+    "half precision": (
+        lambda: _stack(layers.Dropout(0.5), layers.Dense(2, dtype="float16", name="half")),
         ["'half'", "float16", "set_dtype_policy('float32')"],
     ),
     "double precision": (
@@ -182,7 +182,7 @@ REFUSED = {
         lambda: _stack(layers.Dropout(0.5), layers.RNN(UnbuiltCell()), shape=(9, 3)),
         ["lazy", "no weights yet", "call the model once"],
     ),
-    "subclassed": (Subclassed, ["'subclassed'", "keras.Model(x, model(x))"]),
+    "subclassed": (Subclassed, ["'subclassed'", "--input-shape 24,3", "input_shapes=(24, 3)"]),
 }
 
 

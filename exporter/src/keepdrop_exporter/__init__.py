@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepdrop import __version__
 
+from .backend import require_tensorflow
 from .errors import ConvertError, ExportError, LoadError, Refusal, RetrofitError, ScalingError, VerifyError
 
 if TYPE_CHECKING:
@@ -63,4 +64,5 @@ _WITH_TENSORFLOW = {
 def __getattr__(name: str) -> Any:
     if name not in _WITH_TENSORFLOW:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    require_tensorflow()
     return getattr(importlib.import_module(_WITH_TENSORFLOW[name], __name__), name)

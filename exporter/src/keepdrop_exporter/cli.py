@@ -64,6 +64,15 @@ _loading = [
         help="Run the Python code that Lambda layers have left in MODEL. It can do whatever you can: only for files "
         "whose maker you trust.",
     ),
+    click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="[NAME=]SIZE,...",
+        callback=lambda context, parameter, values: _shapes(values),
+        help="Shape of an input without the batch, ? for a free length, where MODEL is of a class of its own and does "
+        "not say; NAME is the argument of its call; can be repeated. Example: --input-shape 24,3",
+    ),
 ]
 
 
@@ -74,6 +83,17 @@ def _with(options: list[Any]) -> Callable[[Any], Any]:
         return command
 
     return add
+
+
+def _shapes(values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]] | None:
+    shapes = {}
+    for value in values:
+        name, _, sizes = value.rpartition("=")
+        try:
+            shapes[name] = tuple(None if size.strip() in ("?", "None") else int(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}; give it as 24,3 or NAME=24,3, with ? for a free length") from error
+    return shapes or None
 
 
 def _rates(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -299,8 +319,10 @@ def silent_start() -> Iterator[None]:
 
 
 def _exporter() -> Any:
+    from .backend import own_process
+
     with silent_start():
-        import tensorflow  # noqa: F401
+        own_process()
     import keepdrop_exporter
 
     return keepdrop_exporter

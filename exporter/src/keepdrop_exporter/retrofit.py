@@ -24,7 +24,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keepdrop_exporter.loading.reading import Loaded, read
+from keepdrop_exporter.loading.fitting import Shape
+from keepdrop_exporter.loading.live import taken
 from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, call_model, tensors
 from keepdrop_exporter.plan.inputs import random_batches
@@ -100,6 +101,7 @@ def save_with_dropout(
     custom_objects: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     trust_code: bool = False,
+    input_shapes: Mapping[str, Shape] | Shape | None = None,
 ) -> tuple[str, ...]:
     """Write a Keras model with other dropout rates to a ``.keras`` file, which plain Keras loads.
 
@@ -113,8 +115,8 @@ def save_with_dropout(
         As in ``with_dropout``.
     input_scaler, output_scaler
         As ``inputs`` and ``outputs`` of ``with_scaling``, which comes after it.
-    custom_objects, weights, trust_code
-        How a file is loaded; see ``load``.
+    custom_objects, weights, trust_code, input_shapes
+        How a file is loaded, or a model without inputs is called; see ``load``.
 
     Returns
     -------
@@ -131,11 +133,9 @@ def save_with_dropout(
         raise RetrofitError(f"{target}: there is no folder {target.parent}; make it first")
     if target.suffix != ".keras" or target.is_dir():
         raise RetrofitError(f"{target}: a Keras model is written to a file; let its name end in .keras")
-    given = Loaded(model, (), None)
-    if isinstance(model, (str, Path)):
-        given = read(model, custom_objects, weights, trust_code=trust_code)
-        if target.exists() and target.samefile(model):
-            raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
+    if isinstance(model, (str, Path)) and target.exists() and Path(model).exists() and target.samefile(model):
+        raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
+    given = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes)
     source = given.model
     made, changes = retrofitted(source, dropout)
     made, lines = scaled(made, input_scaler, output_scaler)
@@ -344,7 +344,7 @@ class _Retrofit:
             made = self._copies[id(layer)]
             layers = [[layer], [made]]
             if keras_hooks.layer_graph(layer) is None:
-                layers = [list(each._flatten_layers()) for each in (layer, made)]
+                layers = [keras_hooks.all_layers(each) for each in (layer, made)]
             for old, new in zip(*layers, strict=False):
                 new.trainable = old.trainable
         for layer in self._originals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import re
@@ -17,8 +18,9 @@ import h5py
 import keras
 
 from keepdrop_exporter.errors import LoadError
+from keepdrop_exporter.plan import keras_hooks
 
-from . import archive, hdf5
+from . import archive, custom_code, fitting, hdf5
 from .archive import plain
 from .buildable import buildable
 from .keras2 import activations, descriptions, layout_2_13, operators
@@ -28,6 +30,13 @@ from .lifting import lifted
 from .trust import lambda_refused, refuse_code
 
 _HDF5 = (".h5", ".hdf5")
+# Keras' reader of .h5 takes an option such as score_mode="dot" for the function of keras.layers of that name (3.15).
+_NOT_FUNCTIONS = {name: name for name, thing in vars(keras.layers).items() if inspect.isfunction(thing)}
+_NO_SHAPES = (
+    "its layer {layer!r} is not built, as the file does not say what the model is called on; give the shapes of the "
+    "inputs, without the batch: --input-shape 24,3, or --input-shape NAME=24,3 for each argument of its call "
+    "(input_shapes= in Python)"
+)
 _ACCEPTED = ".keras, .h5, .hdf5, .json with --weights, or the folder of a SavedModel"
 
 
@@ -46,6 +55,7 @@ def load(
     weights: str | Path | None = None,
     *,
     trust_code: bool = False,
+    input_shapes: Mapping[str, fitting.Shape] | fitting.Shape | None = None,
 ) -> keras.Model:
     """Load a model of Keras 3 or 2 as a stock, uncompiled ``keras.Model`` that computes what it did where it was saved.
 
@@ -59,13 +69,16 @@ def load(
         The weights, where ``path`` is a ``.json``.
     trust_code
         Run the Python code that Lambda layers have left in the file.
+    input_shapes
+        The shapes of the inputs, without the batch and None where a length is free, of a model whose own class makes
+        its layers and whose file does not say: one, or by the names of the arguments of ``call``.
 
     Raises
     ------
     LoadError
         What is given is missing, damaged, or cannot be loaded without changing its numbers.
     """
-    return read(path, custom_objects, weights, trust_code=trust_code).model
+    return read(path, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes).model
 
 
 def read(
@@ -75,6 +88,7 @@ def read(
     *,
     trust_code: bool = False,
     most_bytes: int | None = None,
+    input_shapes: Mapping[str, fitting.Shape] | fitting.Shape | None = None,
 ) -> Loaded:
     """``load``, with what it changed; weights that take more than ``most_bytes`` as float32 are refused unread."""
     path, weights = Path(path), None if weights is None else Path(weights)
@@ -83,7 +97,7 @@ def read(
             raise LoadError(f"{given}: there is no such file")
     if weights is not None and path.suffix != ".json":
         raise LoadError(f"{path}: it has weights of its own; --weights goes with the .json file of an architecture")
-    reading = _Reading(path, dict(custom_objects or {}), trust_code, most_bytes)
+    reading = _Reading(path, dict(custom_objects or {}), trust_code, most_bytes, input_shapes)
     if path.is_dir():
         model, changes = reading.folder()
     elif path.suffix == ".keras":
@@ -94,8 +108,8 @@ def read(
         model, changes = reading.architecture(weights)
     else:
         raise LoadError(f"{path}: a Keras model is {_ACCEPTED}; save it with model.save('name.keras')")
-    model, lifted = reading.lifted(model)
-    return Loaded(model, (*changes, *lifted), archive.sha256(path, *([weights] if weights else [])))
+    model, fitted = reading.fitted(model)
+    return Loaded(model, (*changes, *fitted), archive.sha256(path, *([weights] if weights else [])))
 
 
 _Found = tuple[keras.Model, list[str]]
@@ -104,10 +118,15 @@ _Found = tuple[keras.Model, list[str]]
 class _Reading:
     """One call of ``read``: what every form of file needs to know."""
 
-    def __init__(self, path: Path, custom_objects: dict[str, Any], trust_code: bool, most_bytes: int | None) -> None:
-        self._path = path
+    def __init__(
+        self, path: Path, custom_objects: dict[str, Any], trust_code: bool, most_bytes: int | None, shapes: Any
+    ) -> None:
+        self._path, self._shapes = path, shapes
         self._custom = {name: buildable(thing) for name, thing in custom_objects.items()}
         self._trust_code, self._most_bytes = trust_code, most_bytes
+        self._changes: list[str] = []
+        if trust_code:
+            keras_hooks.name_libraries_for_lambdas()
 
     def keras_archive(self) -> _Found:
         with archive.zip_archive(self._path) as opened:
@@ -119,8 +138,10 @@ class _Reading:
             with tempfile.TemporaryDirectory() as folder:
                 weights = archive.weights(opened, Path(folder))
                 in_file = self._judge(weights)
+                if version.startswith("3") and self._shapes is not None:
+                    return self._of_own_class(config, weights)
                 if version.startswith("3"):
-                    return self._by_keras(config, in_file), []
+                    return self._by_keras(config, in_file), self._changes
                 if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
                     raise LoadError(
                         f"{self._path}: a layer of it keeps a vocabulary, which Keras 3 does not read from a file of "
@@ -155,7 +176,7 @@ class _Reading:
             archive.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
             saved = hdf5.layer_weights(self._path, group) if version.startswith("2") else []
         if version.startswith("3"):
-            return self._by_keras(config), []
+            return self._by_keras(config), self._changes
         model, changes = self._rewritten(config, version, backend and hdf5.text(backend))
         return model, changes + keras2_weights.put(self._path, model, saved)
 
@@ -175,7 +196,7 @@ class _Reading:
         if version.startswith("2"):
             model, changes = self._rewritten(config, version, config.get("backend"))
         else:
-            model, changes = self._deserialized(config), []
+            model, changes = self._deserialized(config), self._changes
         if by_layer:
             return model, changes + keras2_weights.put(weights, model, saved)
         self._put_variables(model, weights, weights, generators=version.startswith("3"))
@@ -188,12 +209,24 @@ class _Reading:
         if not version.startswith("2"):
             raise LoadError(f"{self._path}: a SavedModel of Keras {version} cannot be loaded; give its .keras file")
         self._refuse_code(config)
+        self._take_for_dropout(config)
         model, changes = self._rewritten(config, version)
         return model, changes + keras2_weights.put(self._path, model, saved)
 
-    def lifted(self, model: keras.Model) -> _Found:
+    def fitted(self, model: keras.Model) -> _Found:
+        """The model as the stages that follow can take it."""
+        model, inputs = self._with_inputs(model)
         with self._custom_scope(""):
-            return lifted(model, trust_code=self._trust_code)
+            model, precision = fitting.as_float32(model, trust_code=self._trust_code)
+            model, free = lifted(model, trust_code=self._trust_code)
+            names = fitting.fit_names(model)
+        return model, [*inputs, *precision, *free, *names]
+
+    def _with_inputs(self, model: keras.Model) -> _Found:
+        try:
+            return fitting.with_inputs(model, self._shapes)
+        except LoadError as error:
+            raise LoadError(f"{self._path}: {error}") from error
 
     def _version(self, given: Any) -> str:
         version = "1" if given is None else hdf5.text(given)
@@ -216,7 +249,7 @@ class _Reading:
             raise LoadError(
                 f"{self._path}: it is damaged: the description of its layers is not what Keras writes ({error!r})"
             ) from error
-        return self._deserialized(rewritten), changes
+        return self._deserialized(rewritten), [*changes, *self._changes]
 
     def _deserialized(self, config: Any) -> keras.Model:
         def deserialize() -> Any:
@@ -230,7 +263,18 @@ class _Reading:
         if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
             raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
         self._refuse_code(config)
+        self._take_for_dropout(config)
         return config
+
+    def _take_for_dropout(self, config: Any) -> None:
+        """Let layers of a class that nobody gave, and that has a rate and nothing else, be Dropout; said in a line."""
+        found = custom_code.dropouts(config, {**_registered(), **self._custom})
+        self._custom |= dict.fromkeys(found, keras.layers.Dropout)
+        self._changes += [
+            f"{name!r}, a class that was not given, has a rate and nothing else and was taken for Dropout ({layers}); "
+            "--custom FILE.py if it does anything else"
+            for name, layers in found.items()
+        ]
 
     def _refuse_code(self, config: Any) -> None:
         if not self._trust_code:
@@ -242,6 +286,9 @@ class _Reading:
             lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), config
         )
         in_model = sum(math.prod(weight.shape) for weight in model.weights)
+        unbuilt = [layer.name for layer in keras_hooks.all_layers(model) if not layer.built]
+        if unbuilt and in_file is not None and in_file > in_model:
+            raise LoadError(f"{self._path}: {_NO_SHAPES.format(layer=unbuilt[0])}")
         if in_file is not None and in_file < in_model:
             raise LoadError(
                 f"{self._path}: its weights are {in_file:,} numbers and the model's {in_model:,}, the rest of which "
@@ -249,6 +296,14 @@ class _Reading:
                 "not part of a list of lists, and save the model again"
             )
         return model
+
+    def _of_own_class(self, config: Any, weights: Path) -> _Found:
+        """A model whose class makes its layers, built by the shapes that were given before its weights are read."""
+        inner = self._deserialized(config)
+        model, lines = self._with_inputs(inner)
+        self._shapes = None
+        self._put_variables(inner, weights, self._path, generators=True)
+        return model, [*self._changes, *lines]
 
     def _model(self, make: Callable[[], Any], config: Any) -> keras.Model:
         with self._custom_scope(json.dumps(config, default=str)), warnings.catch_warnings():
@@ -267,6 +322,7 @@ class _Reading:
         full = {name: self._custom[name.rpartition(">")[2]] for name in set(re.findall(r"[\w.]+>\w+", text))
                 if name.rpartition(">")[2] in self._custom}  # fmt: skip
         own = {
+            **_NOT_FUNCTIONS,
             "keepdrop>keras2_hard_sigmoid": activations.keras2_hard_sigmoid,
             "keepdrop>Keras2Operation": operators.Keras2Operation,
         }
@@ -308,6 +364,8 @@ class _Reading:
             return LoadError(f"{self._path}: {error}")
         # Keras puts what went wrong behind the configuration of everything around it.
         text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        if unbuilt := re.search(r"ayer '(\w+)' was never built", text):
+            return LoadError(f"{self._path}: {_NO_SHAPES.format(layer=unbuilt[1])}")
         if "safe_mode" in text or "deserialization of a `lambda`" in text.lower():
             return lambda_refused(self._path)
         if unknown := re.search(r"(?:ould not locate (class|function)|Unknown layer:) '?([\w>]+)", text):

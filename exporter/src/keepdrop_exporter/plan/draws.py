@@ -70,8 +70,8 @@ def make_plan(model: keras.Model) -> Plan:
         The model cannot be exported exactly; the text names the layer and the cure.
     """
     inputs, outputs = tensors(model)
-    _refuse_names((*inputs, *outputs))
     _refuse_layers(model)
+    _refuse_names((*inputs, *outputs))
     with keras_hooks.sampling_state(model):
         short, long = (_record(model, inputs, batch, length) for batch, length in zip(_BATCHES, LENGTHS, strict=True))
     if not short.events:
@@ -264,7 +264,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
         raise
     except Exception as error:
         raise _unrunnable(model, inputs, batch, error) from error
-    _refuse_operators(graph)
+    _refuse_operators(graph, {layer.name for layer in keras_hooks.all_layers(model)})
     _refuse_without_kernel(model, specs, graph)
     for y in graph.structured_outputs:
         if y.shape.rank == 0 or y.shape[0] not in (batch, None):
@@ -325,8 +325,8 @@ def tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     """The model's inputs and outputs under the artifact's names."""
     if not getattr(model, "inputs", None):
         raise Refusal(
-            f"model {model.name!r} does not say what its inputs are; wrap it: x = keras.Input(shape=...); "
-            "model = keras.Model(x, model(x))"
+            f"model {model.name!r} does not say what its inputs are; give their shapes, without the batch: "
+            "--input-shape 24,3 (input_shapes=(24, 3) in Python)"
         )
     names_in, names_out = (
         _names(tensors, getattr(model, structure, None))
@@ -379,10 +379,26 @@ def _refuse_names(tensors: Iterable[Tensor]) -> None:
         )
 
 
+# LookupTableFindV2, Bucketize, StringToHashBucketFast: tf2onnx 1.17 has none, and a table is no part of a function.
+_OF_TABLES = (
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+    keras.layers.Hashing,
+    keras.layers.HashedCrossing,
+    keras.layers.Discretization,
+)
+
+
 def _refuse_layers(model: keras.Model) -> None:
     paths = keras_hooks.layer_paths(model)
     for layer in keras_hooks.all_layers(model):
         name = paths.get(id(layer), layer.name)
+        if isinstance(layer, _OF_TABLES):
+            raise Refusal(
+                f"layer {name!r} is a preprocessing layer ({type(layer).__name__}) that no operator of ONNX stands "
+                "for; apply it to the data before the model, and export the model of the layers behind it"
+            )
         if getattr(layer, "stateful", False):
             raise Refusal(
                 f"layer {name!r} is stateful: its state would pass from one sample to the next; build it again with "
@@ -400,7 +416,7 @@ def _refuse_layers(model: keras.Model) -> None:
             )
 
 
-def _refuse_operators(graph: Any) -> None:
+def _refuse_operators(graph: Any, layers: set[str]) -> None:
     for op in graph.get_operations():
         # The recording's own draws advance no generator: whatever is assigned, a layer assigns.
         if op.type.startswith("Assign") and "Variable" in op.type:
@@ -410,6 +426,14 @@ def _refuse_operators(graph: Any) -> None:
                 "generator itself: a sample must not depend on those before it"
             )
     for node in _nodes(graph):
+        if ("Random" in node.op or "Multinomial" in node.op) and "/dropout/" in node.name:
+            scope = node.name.partition("/dropout/")[0].rpartition("/")[2]
+            layer = scope if scope in layers else re.sub(r"_\d+$", "", scope)  # a second call counts
+            raise Refusal(
+                f"layer {layer!r} calls tf.nn.dropout, whose numbers no seed of Keras reaches; give a class of the "
+                "same name that is keras.layers.Dropout: class NAME(keras.layers.Dropout): pass, in --custom FILE.py "
+                "(custom_objects={'NAME': keras.layers.Dropout} in Python)"
+            )
         if "Random" in node.op or "Multinomial" in node.op:
             raise Refusal(
                 f"operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; draw "

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 from unittest import mock
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend import random as _backend_random
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
 from keras.src.ops import nn as _operations
+from keras.src.utils import python_utils as _python_utils
 
 # The package's attribute of that name is a function.
 _backend_rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
@@ -469,3 +473,22 @@ def cached_masks(cell: Any, dropout: Any, recurrent: Any) -> Iterator[None]:
         yield
     finally:
         cell._dropout_mask, cell._recurrent_dropout_mask = kept
+
+
+def name_libraries_for_lambdas() -> None:
+    """Let the code of Lambda layers in files find the names that Keras 2 code used for libraries.
+
+    A function that is loaded sees the names of the module that loads it, python_utils, and no others.
+    """
+    of_keras = {"keras": tf.keras, "backend": tf.keras.backend, "K": tf.keras.backend, "layers": keras.layers}
+    others = {"tf": tf, "tensorflow": tf, "np": np, "numpy": np, "math": math, "ops": keras.ops}
+    for name, library in {**of_keras, **others}.items():
+        vars(_python_utils).setdefault(name, library)
+
+
+def note_call(operation: keras.Operation, outputs: list[Any]) -> None:
+    """Note what a call of an operation gave, where Keras looks for it when it rebuilds a functional model.
+
+    Seen in functional.py of 3.11 to 3.15: of a node there it reads ``output_tensors`` alone.
+    """
+    operation._inbound_nodes.append(types.SimpleNamespace(output_tensors=outputs))

@@ -19,7 +19,7 @@ import keras
 from keepdrop_exporter.errors import LoadError
 from keepdrop_exporter.loading.trust import lambda_refused
 
-from . import operators
+from . import operators, options
 from .activations import keras2_hard_sigmoid
 
 Config = dict[str, Any]
@@ -40,61 +40,9 @@ _CUDNN: dict[str, Config] = {
 }
 _MODELS = ("Sequential", "Functional", "Model")
 _OPERATION = "keepdrop>Keras2Operation"
-_GONE = {
-    "TFOpLambda": "a TensorFlow operation between layers",
-    "SlicingOpLambda": "a slice between layers",
-    "TensorFlowOpLayer": "a TensorFlow operation between layers",
-    "LocallyConnected1D": "a layer that Keras 3 dropped",
-    "LocallyConnected2D": "a layer that Keras 3 dropped",
-    "ThresholdedReLU": "a layer that Keras 3 dropped",
-    "ClassMethod": "a TensorFlow operation between layers",
-    "InstanceMethod": "a TensorFlow operation between layers",
-}
 _CONVOLUTIONS = ("Conv", "SeparableConv", "DepthwiseConv")  # how their classes' names begin
 _RECURRENT = ("LSTM", "GRU", "SimpleRNN", "RNN", "Bidirectional", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
 _GATED = ("LSTM", "GRU", "LSTMCell", "GRUCell", "ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
-
-_ANY = object()
-# Keys that Keras 3 does not know, with the value at which they change nothing; at another the file is refused.
-_KEYS: dict[str, Any] = {
-    "time_major": False,
-    "ragged": False,
-    "renorm": False,
-    "causal": False,
-    "reverse_state_order": False,
-    "virtual_batch_size": None,
-    "adjustment": None,
-    "groups": 1,
-    "batch_input_shape": _ANY,
-    "input_length": _ANY,
-    "input_dtype": _ANY,
-    "fused": _ANY,
-    "renorm_clipping": _ANY,
-    "renorm_momentum": _ANY,
-    "query_shape": _ANY,
-    "key_shape": _ANY,
-    "value_shape": _ANY,
-    "implementation": _ANY,
-    "softmax_robust_masking": False,
-    "noise_shape": None,
-    "trainable": _ANY,
-    "kernel_initializer": _ANY,
-    "kernel_regularizer": _ANY,
-    "kernel_constraint": _ANY,
-}
-_BY_DEPTH = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "SeparableConv2D")
-_SPATIAL_DROPOUT = ("SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D")
-# Those of them that other layers do know.
-_OF_SOME = {
-    "groups": (*_BY_DEPTH, "Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"),
-    "ragged": ("InputLayer",),
-    "noise_shape": _SPATIAL_DROPOUT,
-    "trainable": _SPATIAL_DROPOUT,
-    "kernel_initializer": _BY_DEPTH,
-    "kernel_regularizer": _BY_DEPTH,
-    "kernel_constraint": _BY_DEPTH,
-}
-_ACTIVATION_NAMES = {"softmax_v2": "softmax", "swish": "silu"}
 
 
 def to_keras3(
@@ -274,12 +222,17 @@ class _Rewriting:
             self._change("TensorFlow's operations between layers became those of keras.ops: {layers}", label)
             config = {"name": self._rename(label), "function": config["function"]}
             return {"module": None, "class_name": "Keras2Operation", "config": config, "registered_name": _OPERATION}
-        if name in _GONE:
+        if name in options.GONE:
             operation = config.get("function") or (config.get("node_def") or {}) or ""
             named = f" ({operation})" if isinstance(operation, str) and operation else ""
             raise LoadError(
-                f"{self._path}: layer {label!r} is a {name}{named}, {_GONE[name]}; Keras 3 cannot load it: load the "
-                "model in Keras 2, replace it by a layer that Keras 3 has, and save it again"
+                f"{self._path}: layer {label!r} is a {name}{named}, {options.GONE[name]}; Keras 3 cannot load it: load "
+                "the model in Keras 2, replace it by a layer that Keras 3 has, and save it again"
+            )
+        if (cure := options.OF_THE_OPTIMIZATION_TOOLKIT.get(name.rpartition(">")[2])) and not self._given(name):
+            raise LoadError(
+                f"{self._path}: layer {label!r} is a {name} of TensorFlow's Model Optimization Toolkit; {cure}, then "
+                "save that"
             )
         base = self._base(name)
         if base is None:
@@ -334,11 +287,11 @@ class _Rewriting:
             config["axis"] = axis[0]
         if base == "LeakyReLU" and "alpha" in config:
             config["negative_slope"] = config.pop("alpha")
-        for key, harmless in _KEYS.items():
-            if key not in config or base not in _OF_SOME.get(key, (base,)) or self._takes(name, base, key):
+        for key, harmless in options.KEYS.items():
+            if key not in config or base not in options.OF_SOME.get(key, (base,)) or self._takes(name, base, key):
                 continue
             value = config.pop(key)
-            if harmless is not _ANY and value != harmless:
+            if harmless is not options.ANY and value != harmless:
                 raise LoadError(
                     f"{self._path}: layer {label!r} has {key}={value!r}, which Keras 3 does not have; load it in "
                     "Keras 2, build that layer otherwise and save it again"
@@ -365,7 +318,7 @@ class _Rewriting:
             return value
         if name == "function":
             return self._activation(label, key, value["config"])
-        if self._base(name) is not None or name in _GONE or isinstance(value.get("config"), list):
+        if self._base(name) is not None or name in options.GONE or isinstance(value.get("config"), list):
             return self._layer(value)
         for kind in ("initializers", "regularizers", "constraints"):
             if hasattr(getattr(keras, kind), name) and not self._given(name):
@@ -389,7 +342,7 @@ class _Rewriting:
         bare = name.rpartition(">")[2]
         if isinstance(self._given(name), FunctionType):
             return {"module": None, "class_name": "function", "config": bare, "registered_name": self._key(name)}
-        name = _ACTIVATION_NAMES.get(name, name)
+        name = options.ACTIVATION_NAMES.get(name, name)
         if not hasattr(keras.activations, name):
             raise unknown_class(self._path, bare, f"layer {label!r} calls the ", "function")
         return name

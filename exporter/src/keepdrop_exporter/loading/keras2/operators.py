@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+
+from keepdrop_exporter.plan import keras_hooks
 
 LAYERS = ("TFOpLambda", "SlicingOpLambda")
 
@@ -25,10 +26,7 @@ class NotTranslated(ValueError):
 
 
 class Keras2Operation(keras.Operation):  # type: ignore[misc]
-    """Stands for an operation in a functional description; called on symbolic tensors it leaves stock ones there.
-
-    Keras looks up the result of a call in ``_inbound_nodes`` (functional.py, 3.11 to 3.15).
-    """
+    """Stands for an operation in a functional description; called on symbolic tensors it leaves stock ones there."""
 
     def __init__(self, function: str, name: str) -> None:
         super().__init__(name=name)
@@ -51,7 +49,7 @@ class Keras2Operation(keras.Operation):  # type: ignore[misc]
                 f"layer {self.name!r} calls TensorFlow's {self.function} in a way that has no counterpart in keras.ops "
                 f"({reason}); load the model in Keras 2, replace it by a layer that Keras 3 has, and save it again"
             ) from error
-        self._inbound_nodes.append(SimpleNamespace(output_tensors=made if isinstance(made, list) else [made]))
+        keras_hooks.note_call(self, made if isinstance(made, list) else [made])
         return made
 
 

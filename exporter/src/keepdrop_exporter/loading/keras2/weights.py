@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from keepdrop_exporter.errors import LoadError
 from keepdrop_exporter.loading.hdf5 import SavedLayer
+from keepdrop_exporter.plan import keras_hooks
 
 Array = NDArray[np.generic]
 
@@ -49,7 +50,7 @@ def put(path: object, model: keras.Model, saved: Sequence[SavedLayer]) -> list[s
     named = set(by_name) == {layer.name for layer in layers}
     for i, layer in enumerate(layers):
         _put_layer(path, layer, by_name[layer.name] if named else saved[i])
-    for inner in model._flatten_layers():
+    for inner in keras_hooks.all_layers(model):
         if hasattr(inner, "finalize_state"):
             inner.finalize_state()
     lines = [] if named else ["weights were matched by the layers' order: their names are not the model's"]
@@ -88,7 +89,7 @@ def _weights(layer: keras.Layer) -> list[keras.Variable]:
 def _from_cudnn(layer: keras.Layer, variables: Sequence[keras.Variable], arrays: list[Array]) -> None:
     """Rearrange, in place, the arrays that a CuDNN layer has left for an LSTM or GRU."""
     place = {id(variable): i for i, variable in enumerate(variables)}
-    for cell in layer._flatten_layers(include_self=True, recursive=True):
+    for cell in keras_hooks.all_layers(layer):
         if not isinstance(cell, (keras.layers.LSTMCell, keras.layers.GRUCell)) or not cell.use_bias:
             continue
         at = [place[id(w)] for w in (cell.kernel, cell.recurrent_kernel, cell.bias) if id(w) in place]
