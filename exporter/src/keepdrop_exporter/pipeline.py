@@ -28,7 +28,9 @@ from keepdrop.errors import InputError
 from keepdrop.run.session import Session
 from keepdrop.table import Table, fitted
 from keepdrop_exporter.formats.savedmodel import open_artifact
-from keepdrop_exporter.loading.reading import Loaded, read
+from keepdrop_exporter.loading.fitting import Shape
+from keepdrop_exporter.loading.live import taken
+from keepdrop_exporter.loading.reading import Loaded
 from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.draws import Plan, make_plan, tensors
 from keepdrop_exporter.plan.heads import find_heads
@@ -84,6 +86,7 @@ def export(
     custom_objects: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     trust_code: bool = False,
+    input_shapes: Mapping[str, Shape] | Shape | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Report:
     """Export a Keras model with its dropout active to a file whose seed is an input, verified against Keras.
@@ -120,8 +123,8 @@ def export(
         a dict of these by output; two outputs are ``{"level,spread": "mean,logvar"}``. See ``keepdrop_exporter.heads``.
     rows, samples, seed, data, atol, rtol
         How the artifact is verified; see ``verify``.
-    custom_objects, weights, trust_code
-        How a file is loaded; see ``load``.
+    custom_objects, weights, trust_code, input_shapes
+        How a file is loaded, or a model without inputs is called; see ``load``.
     progress
         Told each stage's name as it begins.
 
@@ -143,9 +146,9 @@ def export(
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
-    loaded = Loaded(model, (), None)
-    if isinstance(model, (str, Path)):
-        loaded = read(model, custom_objects, weights, trust_code=trust_code, most_bytes=form.most_bytes)
+    loaded = taken(
+        model, custom_objects, weights, trust_code=trust_code, most_bytes=form.most_bytes, input_shapes=input_shapes
+    )
     form.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
     declared = None if table is None else _table(table)
@@ -193,6 +196,7 @@ def verify(
     custom_objects: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     trust_code: bool = False,
+    input_shapes: Mapping[str, Shape] | Shape | None = None,
 ) -> Verification:
     """Draw samples from an artifact and compare them with those stock Keras computes.
 
@@ -218,8 +222,8 @@ def verify(
     atol, rtol
         A sample a may differ from Keras' sample r by ``atol + rtol * |r|``; where it differs by more, and the default
         or a larger tolerance is given, both are compared with float64: see ``verification.comparison``.
-    custom_objects, weights, trust_code
-        How a file is loaded; see ``load``.
+    custom_objects, weights, trust_code, input_shapes
+        How a file is loaded, or a model without inputs is called; see ``load``.
 
     Raises
     ------
@@ -227,9 +231,7 @@ def verify(
         Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
         same seed others; or samples depend on how a call is cut into chunks.
     """
-    loaded = Loaded(model, (), None)
-    if isinstance(model, (str, Path)):
-        loaded = read(model, custom_objects, weights, trust_code=trust_code)
+    loaded = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes)
     metadata = open_artifact(artifact).metadata
     another = ""
     if None not in (loaded.sha256, metadata.source_sha256) and loaded.sha256 != metadata.source_sha256:
