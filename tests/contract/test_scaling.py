@@ -144,6 +144,16 @@ def test_probabilities_keep_their_head_and_refuse_a_scaler(standard: tuple[Any, 
         with_scaling(model, outputs=standard[1])
 
 
+def test_small_units_are_verified_in_their_own_scale(tmp_path: Path) -> None:
+    """An absolute tolerance of 1e-5 would let anything pass where the outputs are of 1e-6."""
+    model, scaler = dense(), {"mean": 0, "scale": 1e-6}
+    report = keepdrop_exporter.export(model, tmp_path / "raw.onnx", output_scaler=scaler)
+    assert report.verified.atol == pytest.approx(1e-11)
+    other = {"mean": 0, "scale": 1.01e-6}
+    with pytest.raises(keepdrop_exporter.VerifyError, match="differs from Keras"):
+        keepdrop_exporter.verify(model, tmp_path / "raw.onnx", output_scaler=other)
+
+
 def test_a_horizon_with_a_scaler_of_one_column_and_of_each_step(standard: tuple[Any, Any]) -> None:
     model, x = recurrent(layers.Dense(4, name="y")), windows(6)
     want = expected(model, x, standard[0])[0]

@@ -45,7 +45,7 @@ from . import writing
 from .errors import ExportError, VerifyError
 from .formats import onnx_export, savedmodel
 from .retrofit import retrofitted
-from .scaling import scaled
+from .scaling import absolute_tolerance, scaled
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def export(
     columns = None if declared is None else _columns(declared, retrofit_model)
     raw_model, lines = scaled(retrofit_model, input_scaler, output_scaler, heads, columns)
     loaded = replace(loaded, model=raw_model, changes=(*loaded.changes, *changes, *lines))
+    atol = absolute_tolerance(atol, raw_model, output_scaler)
     progress("plan")
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
@@ -239,6 +240,7 @@ def verify(
     check = verify_plan if metadata.stream is None else verify_stream
     keras_model, _ = retrofitted(loaded.model, dropout or {})
     keras_model, _ = scaled(keras_model, input_scaler, output_scaler, _declared(metadata.heads))
+    atol = absolute_tolerance(atol, keras_model, output_scaler)
     plan = make_plan(keras_model)
     try:
         return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)

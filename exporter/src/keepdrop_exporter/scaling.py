@@ -111,6 +111,14 @@ def scaled(
     return keras.Model(*packed, name=model.name), tuple(lines)
 
 
+def absolute_tolerance(atol: float, model: keras.Model, output_scaler: Any) -> float:
+    """The tolerance in units of the scaled outputs where these are small: 1e-5 of a scale, not of 1e-6 whole ones."""
+    if output_scaler is None:
+        return atol
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Rescaling)]
+    return atol * min([1.0, *(float(np.min(np.abs(layer.scale))) for layer in layers)])
+
+
 def _by_name(scalers: Any, tensors: Sequence[Tensor], kind: str) -> dict[str, Scaler]:
     names = [tensor.name for tensor in tensors]
     if scalers is None:
