@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keepdrop.artifact.metadata import Cost
-from keepdrop.run.device import available_memory
+from keepdrop.run.engine import RUN_BYTES
 from keepdrop.run.request import check
 from keepdrop_exporter.formats.savedmodel import SavedModelSession, open_artifact
 from keepdrop_exporter.plan.draws import Plan
@@ -21,14 +21,12 @@ Run = Callable[[int], Callable[[], object]]
 _SECONDS = 2.0
 _RUNS = 7
 _SAMPLES = 101
-# The share of the free memory that a timed run may take.
-_SHARE = 0.25
 
 _PROCESS = Path("/proc/self")
 
 
 def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
-    """What a run and a sample of a row in it cost on one thread, within seconds and a share of the free memory."""
+    """What a run and a sample of a row in it cost on one thread, within seconds and the memory of a run."""
     session = open_artifact(artifact)
     x = given(plan, data, 1) if data is not None else random_batches(plan, 1, 0)[0]
     dynamic = [n for t in plan.inputs for n, size in zip(x[t.name].shape[1:], t.shape[1:], strict=True) if size is None]
@@ -57,7 +55,8 @@ def cost(run: Run, runs: int, clock: Callable[[], float] = time.thread_time, len
     seconds, one_peak = _peak(run(1), clock)  # which also lets onnxruntime allocate what it keeps
     samples = max(2, min(_SAMPLES, int(_SECONDS / 2 / max(seconds, 1e-9))))
     if one_peak > 0:
-        samples = max(2, min(samples, int(_SHARE * available_memory() / one_peak)))
+        # As large as the runtime lets a run be: beyond the processor's caches a sample costs several times as much.
+        samples = max(2, min(samples, RUN_BYTES // one_peak))
     many_seconds, many_peak = _peak(run(samples), clock)
     runs = max(1, min(runs, int(_SECONDS / max(many_seconds, 1e-9))))
     one, many = (_quickest(run(n), runs, clock) for n in (1, samples))
