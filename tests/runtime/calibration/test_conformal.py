@@ -101,7 +101,7 @@ def test_exchangeable_observations_are_covered_as_the_ranks_say(n: int, level: f
         assert forgetful / repetitions < exact - 4 * error
 
 
-@pytest.mark.parametrize(("n", "lost"), [(19, 0.06), (39, 0.03), (100, 0.015), (1000, 0.01)])
+@pytest.mark.parametrize(("n", "lost"), [(19, 0.03), (39, 0.015), (100, 0.01), (1000, 0.01)])
 def test_fitting_the_scale_to_the_same_rows_costs_little(n: int, lost: float) -> None:
     """a and b come from the scored rows, which then look better than new ones: measured, and gone as n grows."""
     inside = []

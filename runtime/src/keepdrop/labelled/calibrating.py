@@ -152,8 +152,8 @@ def check_untrained(
     if early:
         raise InputError(
             f"{early:,} of {len(times):,} rows are of times up to {_text(until)}, until which the model was trained: "
-            "its errors on rows that it knows are too small (90 % intervals then hold 45 to 76 % of new ones); leave "
-            "them out, and after them as many as a window and the steps ahead are long"
+            "its errors are smaller there than on new rows, and intervals made of them too narrow; leave them out, and "
+            "after them as many as a window and the steps ahead are long"
         )
 
 
