@@ -128,7 +128,7 @@ def measure_push(plan: Plan, artifact: str | Path) -> Cost:
         stream.push(x)  # which makes its masks
         return lambda: stream.push(x)
 
-    return cost(run, _TIMED_PUSHES)
+    return cost(run, _TIMED_PUSHES, length=1)
 
 
 def prefixes(
