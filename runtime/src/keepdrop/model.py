@@ -24,10 +24,11 @@ from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Asked, Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.run.stored import stored_calibration, stored_table
+from keepdrop.stream.beginning import checked_drawn, fresh, known_window, learning_of, steps_of
 from keepdrop.stream.learning import Learning
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
 from keepdrop.stream.steps import Steps
-from keepdrop.stream.stream import Stream, checked_drawn, fresh, known_window, learning_of, steps_of
+from keepdrop.stream.stream import Stream
 from keepdrop.table import Table, fitted
 from keepdrop.table.lines import table_lines
 
