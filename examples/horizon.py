@@ -16,7 +16,7 @@ rng = np.random.default_rng(0)
 keras.utils.set_random_seed(0)
 
 # A raw file: a load in megawatts that follows day and week, and a column that nobody needs.
-hours = pd.date_range("2025-01-01", periods=24 * 90, freq="h")
+hours = pd.date_range("2025-01-01", periods=24 * 60, freq="h")
 shape = 400 + 80 * np.sin(2 * np.pi * (hours.hour - 8) / 24) - 60 * (hours.day_of_week >= 5)
 raw = pd.DataFrame({"when": hours, "site": "A", "load": (shape + rng.normal(0, 8, len(hours))).round(1)})
 raw.to_csv("load.csv", index=False)
@@ -40,7 +40,7 @@ patterns = keras.layers.Conv1D(16, 6, strides=2, activation="relu")(past)
 memory = keras.layers.LSTM(24, dropout=0.1, recurrent_dropout=0.1)(patterns)
 model = keras.Model(past, keras.layers.Dense(24, name="demand")(keras.layers.Dropout(0.1)(memory)))
 model.compile(keras.optimizers.Adam(3e-3), "mse")
-model.fit(x, y, epochs=5, batch_size=64, verbose=0)
+model.fit(x, y, epochs=3, batch_size=64, verbose=0)
 
 scaler = {"columns": ["load"], "mean": [mean], "scale": [scale]}
 with open("table.json", "w", encoding="utf-8") as file:

@@ -14,7 +14,7 @@ SAYS = {
     "classification": ["clear        class 0 is above one half", "ambiguous    class 0 is below one half"],
     "scikit_learn": ["power_mean", '"columns": ["temp", "humidity"]'],
     "pandas_frames": ["office", "mean absolute error over"],
-    "horizon": ["demand_low_0.9", "24 hours, from 2025-04-01 00:00:00 to 2025-04-01 23:00:00"],
+    "horizon": ["demand_low_0.9", "24 hours, from 2025-03-02 00:00:00 to 2025-03-02 23:00:00"],
     "streaming": ["step 10:", "after 20 readings"],
     "retrofit": ["without dropout", "rates now: memory 0.1"],
     "device": ["draws a row", "row 1: mean"],
