@@ -171,6 +171,23 @@ def test_missing_values_by_the_command_line(artifact: Path, tmp_path: Path) -> N
     assert "null" not in (tmp_path / "out.jsonl").read_text()
 
 
+def test_lines_that_cannot_be_read_are_passed_over_where_that_is_asked(artifact: Path, tmp_path: Path) -> None:
+    frame().to_csv(tmp_path / "in.csv", index=False)
+    lines = (tmp_path / "in.csv").read_text().splitlines(keepends=True)
+    lines[7] = lines[7].replace(",", ",warm", 1)
+    (tmp_path / "bad.csv").write_text("".join(lines))
+    assert "line 8, column 'temp'" in run("predict", artifact, tmp_path / "bad.csv", "-o", tmp_path / "x.csv", code=1)
+    run("predict", artifact, tmp_path / "bad.csv", "-o", tmp_path / "out.csv", "--on-error", "skip")
+    found = rows(tmp_path / "out.csv")
+    assert [row["temp_mean [°F]"] == "" for row in found] == [3 <= i <= 6 for i in range(len(found))]
+    assert "line 8" in found[3]["reason"]
+
+
+def test_samples_are_not_dropped_in_silence(artifact: Path, raw: Path, tmp_path: Path) -> None:
+    said = run("predict", artifact, raw, "-o", tmp_path / "out.jsonl", "--keep-samples", code=1)
+    assert "hold no samples; write .npz with --keep-samples" in said
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

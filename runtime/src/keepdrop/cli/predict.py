@@ -234,6 +234,9 @@ def predict(
     with ending_by_signal(reached.text), opened(files or standard_input(), model.metadata, choice) as source:
         following = _following(model, files, choice, target, ahead) if adapt else None
         job = Job(model, source, question, _chosen(source, span, part), batch, following)
+        laid_out = answering.layout(source, job, wide, units) is not None
+        if laid_out and asked["keep_samples"] and output.suffix.lower() != ".npz":
+            raise InputError("columns of a table hold no samples; write .npz with --keep-samples")
         if not once:
             answering.check(job)
         answering.tell_long(job)
