@@ -260,6 +260,19 @@ def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
     assert len(s.save()) == size
 
 
+def test_what_was_tried_is_forgotten_and_no_more(model, series) -> None:
+    s = begun(model)
+    for n in range(10):
+        s.push(series[n : n + 1])
+    with pytest.raises(RuntimeError), s.tentative(3):
+        assert not s.observe(50.0, step=8).covered(0.9)[0]
+        raise RuntimeError
+    assert all(s.waits(step) for step in range(STEPS, 11)) and s.coverage().truths == 0
+    with s.tentative(3):
+        s.observe(50.0, step=8)
+    assert not s.waits(8) and s.coverage().truths == 1
+
+
 def test_an_answer_keeps_the_interval_that_was_issued(model, series, truths) -> None:
     s = begun(model)
     follow(s, series, truths, 300, 340, delay=2)

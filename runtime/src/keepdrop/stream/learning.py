@@ -193,6 +193,7 @@ class Learning:
 
     def of_row(self, rows: RowStore, row: int) -> dict[str, NDArray[Any]]:
         """A copy of all that a row has learned, for `put_back`."""
+        self.settle(rows)
         place = rows.place(row)
         return {entry: rows.whole(entry)[place].copy() for of in self._entries.values() for _, entry in of}
 
