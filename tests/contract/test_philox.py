@@ -51,7 +51,7 @@ def _through_onnx(draw: Callable[[tf.Tensor], tf.Tensor]) -> Any:
     axes = {"seed": [], "rows": [None], "first_sample": [], "num_samples": []}
     signature = {name: tf.TensorSpec(shape, tf.int64, name=name) for name, shape in axes.items()}
     traced = Traced(tf.function(sample, autograph=False).get_concrete_function(signature), ())
-    model = to_onnx(traced, (), (Tensor("numbers", "float32", (None, None)),), {})
+    model = to_onnx(traced, (), (Tensor("numbers", "float32", (None, None)),))
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def run(seed: int, counter: int, first: int, count: int) -> NDArray[np.float32]:

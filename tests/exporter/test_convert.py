@@ -121,6 +121,7 @@ def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_fil
         "stream": None,
         "changes": [],
         "requires": [],
+        "summary": [],
     }
     assert draws[0] == {
         "layer": "lstm",

@@ -161,6 +161,7 @@ def _dropout(help: str) -> Callable[[Any], Any]:
     show_default=True,
     help="Samples the file draws where none are asked for.",
 )
+@click.option("--summary", is_flag=True, help="Let the graph give mean, std and quantiles of the samples too.")
 @click.option(
     "--vectors",
     type=click.Path(path_type=Path),

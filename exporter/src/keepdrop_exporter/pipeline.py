@@ -17,9 +17,11 @@ from keepdrop.artifact.metadata import (
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
+    QUANTILES,
     TABLE_KEY,
     Head,
     Metadata,
+    Tensor,
     Verification,
 )
 from keepdrop.artifact.properties import with_properties
@@ -27,6 +29,7 @@ from keepdrop.artifact.savedmodel import METADATA_ASSET, write_savedmodel_proper
 from keepdrop.errors import InputError
 from keepdrop.run.session import Session
 from keepdrop.table import Table, fitted
+from keepdrop_exporter.formats.onnx_summary import summary_of
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.fitting import Shape
 from keepdrop_exporter.loading.live import taken
@@ -39,6 +42,7 @@ from keepdrop_exporter.trace.function import Traced, trace
 from keepdrop_exporter.trace.stream_function import trace_stream
 from keepdrop_exporter.verification.cost import measure_cost
 from keepdrop_exporter.verification.streams import measure_push, verify_stream
+from keepdrop_exporter.verification.summaries import verify_summary
 from keepdrop_exporter.verification.whole import verify_plan
 
 from . import writing
@@ -75,6 +79,7 @@ def export(
     output_scaler: Any = None,
     table: Table | Mapping[str, Any] | str | Path | None = None,
     default_samples: int = DEFAULT_SAMPLES,
+    summary: bool = False,
     vectors: str | Path | None = None,
     heads: Heads | None = None,
     rows: int = 4,
@@ -115,6 +120,9 @@ def export(
         parameters or a JSON file. It goes into the artifact, with the names and lengths that the model has.
     default_samples
         How many samples ``keepdrop`` draws where none are asked for.
+    summary
+        Whether the ONNX file also gives each output's mean, standard deviation and quantiles, and by its head entropies
+        or kinds of variance, for programs that should not compute them: see ``docs/devices.md``.
     vectors
         A folder to make, with calls of the ONNX file and what they have to give: ``keepdrop check`` replays them on a
         device, a program of any language can.
@@ -139,6 +147,8 @@ def export(
     form = _form(target, format)
     if streaming and not form.streams:
         raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
+    if summary and (streaming or not form.summaries):
+        raise ExportError(f"{target}: summaries are outputs of an ONNX file that does not stream; leave one out")
     if vectors is not None:
         if not form.vectors:
             raise ExportError(f"{vectors}: vectors are of an ONNX file; let the artifact's name end in .onnx")
@@ -164,11 +174,15 @@ def export(
     traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
     progress("convert")
     metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
+    if summary:
+        metadata = replace(metadata, summary=_summary(metadata))
     with writing.temporary_beside(target) as partial:
         update = form.write(traced, partial, metadata)
         progress("verify")
         check = verify_stream if streaming else verify_plan
         verified = check(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+        if summary:
+            verify_summary(partial, random_batches(plan, 3, seed)[0] if data is None else given(plan, data, 3))
         cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
         metadata = replace(metadata, verified=verified, cost=cost)
         update(metadata)
@@ -284,6 +298,15 @@ def _declared(heads: tuple[Head, ...]) -> dict[str, str]:
     return dict(kinds.values())
 
 
+def _summary(metadata: Metadata) -> tuple[Tensor, ...]:
+    """The outputs of a summary; refused where the model has a tensor of such a name."""
+    added = summary_of(metadata.outputs, metadata.heads)
+    taken = {tensor.name for tensor in (*metadata.inputs, *metadata.outputs)} & {QUANTILES, *(t.name for t in added)}
+    if taken:
+        raise ExportError(f"the model's own {sorted(taken)} bear names of the summary's; rename these layers")
+    return added
+
+
 Update = Callable[[Metadata], None]
 
 
@@ -293,6 +316,7 @@ class _Form(NamedTuple):
     write: Callable[[Traced, Path, Metadata], Update]
     streams: bool
     vectors: bool
+    summaries: bool
     most_bytes: int | None
     refuse_size: Callable[[keras.Model], None]
 
@@ -309,7 +333,7 @@ def _form(target: Path, form: str | None) -> _Form:
             raise ExportError(
                 f"{target} is there and is no SavedModel of keepdrop's; give another name, or move it away"
             )
-        return _Form(_write_savedmodel, False, False, None, lambda model: None)
+        return _Form(_write_savedmodel, False, False, False, None, lambda model: None)
     if target.suffix != ".onnx":
         raise ExportError(
             f"{target}: the artifact is an ONNX file; let its name end in .onnx, or say format='savedmodel' "
@@ -317,11 +341,12 @@ def _form(target: Path, form: str | None) -> _Form:
         )
     if target.is_dir():
         raise ExportError(f"{target} is a directory; give the ONNX file another name")
-    return _Form(_write_onnx, True, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
+    return _Form(_write_onnx, True, True, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
-    artifact = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs).SerializeToString()
+    heads = metadata.heads if metadata.summary else None
+    artifact = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs, heads).SerializeToString()
     path.write_bytes(onnx_export.with_metadata(artifact, metadata))
 
     def update(metadata: Metadata) -> None:

@@ -25,6 +25,7 @@ from keepdrop.artifact.metadata import (
     SCALARS,
     STEPS_SEEN,
     UNSEEDED_OPERATORS,
+    Head,
     Metadata,
     State,
     Streaming,
@@ -36,7 +37,7 @@ from keepdrop_exporter.trace.function import Traced
 from keepdrop_exporter.trace.recurrence import Recurrence
 from keepdrop_exporter.writing import quiet
 
-from . import large_constants, onnx_graph, onnx_recurrence, tf2onnx_cures
+from . import large_constants, onnx_graph, onnx_recurrence, onnx_summary, tf2onnx_cures
 
 # The newest that onnxruntime 1.16 reads with opset 18.
 _IR_VERSION = 8
@@ -46,7 +47,9 @@ MOST_BYTES = 2**31 - 2**20
 """How many bytes of weights a file may hold: a protocol buffer has at most 2 GiB, and the graph needs some of it."""
 
 
-def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> onnx.ModelProto:
+def to_onnx(
+    traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], heads: tuple[Head, ...] | None = None
+) -> onnx.ModelProto:
     """Convert a traced function to a checked ONNX model under the contract's names.
 
     Parameters
@@ -55,6 +58,8 @@ def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, .
         The function of ``trace.trace``; its inputs and outputs are named as the contract names them.
     inputs, outputs
         The model's own tensors.
+    heads
+        What the outputs are, where summaries of them are to be outputs too (``onnx_summary``).
 
     Raises
     ------
@@ -92,6 +97,8 @@ def to_onnx(traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, .
     constants += large_constants.folded(model.graph, large)
     _refuse_operators(model)
     _declare(model, inputs, outputs, traced.stream)
+    if heads is not None:
+        onnx_summary.add_summary(model.graph, outputs, heads)
     if traced.stream:
         _make_once(model.graph, traced.stream.masks)
     model.ir_version = _IR_VERSION

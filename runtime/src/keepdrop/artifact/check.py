@@ -17,6 +17,7 @@ from .metadata import (
     METADATA_KEY,
     NEXT_SUFFIX,
     NUM_SAMPLES,
+    QUANTILES,
     RESERVED_NAMES,
     ROWS,
     SCALARS,
@@ -145,8 +146,9 @@ def _check_graph(metadata: Metadata, contents: Contents) -> None:
     controls = [Tensor(ROWS, "int64", (None,)), *(Tensor(name, "int64", ()) for name in SCALARS)]
     inputs, outputs = _carried(metadata.stream) if metadata.stream else ([], [])
     wanted = [*metadata.inputs, *controls, *inputs]
+    wanted += [Tensor(QUANTILES, "float32", (None,))] if metadata.summary else []
     _check_declared("input", wanted, contents.inputs)
-    _check_declared("output", [*metadata.outputs, *outputs], contents.outputs)
+    _check_declared("output", [*metadata.outputs, *outputs, *metadata.summary], contents.outputs)
     given = {tensor.name for tensor in contents.inputs}
     # Outputs that nobody asks for change no sample; an input has to be given.
     if more := sorted(given - {tensor.name for tensor in wanted}):

@@ -64,6 +64,8 @@ RESERVED_NAMES = (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)
 # Taken as [] or [1], for there are bindings without tensors of no axis. ONNX wants a rank declared: they are declared
 # as [], whose shape onnxruntime (1.16 to 1.32) does not check, and the graph reshapes.
 SCALARS = (SEED, NUM_SAMPLES, FIRST_SAMPLE)
+# float32 [Q], an input of graphs that give summaries alone.
+QUANTILES = "quantiles"
 
 STEPS_SEEN = "steps_seen"
 NEXT_SUFFIX = "_next"
@@ -209,6 +211,8 @@ class Metadata:
     """What an artifact says of itself: the JSON object under ``metadata_props["keepdrop"]``.
 
     ``changes`` has a line for each change that was made to the model's description before it was exported.
+    ``summary`` are outputs beside the samples, figures of these, if the graph gives them: [batch, ...], and quantiles
+    [Q, batch, ...].
     ``requires`` names what a runtime must know to draw these samples; all else that is new to it, it may pass over.
     """
 
@@ -227,6 +231,7 @@ class Metadata:
     contract: int = CONTRACT_VERSION
     changes: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
+    summary: tuple[Tensor, ...] = ()
 
     def to_json(self) -> str:
         """This metadata as one line of JSON."""

@@ -9,11 +9,12 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Optional, Protocol, Union
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
 from keepdrop.artifact.check import checked
-from keepdrop.artifact.metadata import NUM_SAMPLES, Metadata, Tensor
+from keepdrop.artifact.metadata import NUM_SAMPLES, QUANTILES, Metadata, Tensor
 from keepdrop.artifact.onnx_file import checksum, read
 from keepdrop.artifact.properties import numbers_digest
 from keepdrop.artifact.savedmodel import is_savedmodel
@@ -148,6 +149,8 @@ class Session:
         TooLarge
             There was not the memory to run.
         """
+        if self.metadata.summary:
+            feeds = {QUANTILES: np.zeros(0, np.float32), **feeds}
         try:
             outputs: list[NDArray[Any]] = self._session.run(names, feeds)
         except Exception as error:  # onnxruntime's exceptions have no root of their own
