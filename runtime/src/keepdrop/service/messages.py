@@ -23,7 +23,7 @@ from keepdrop.errors import InputError
 from keepdrop.files import cells
 from keepdrop.files.declared import Headings
 from keepdrop.files.lines import Cells, Dialect, Header, Picked
-from keepdrop.files.reader import Selection
+from keepdrop.files.reader import CURE, Selection
 from keepdrop.table import Column, Table
 from keepdrop.table.calendar import cyclic_values
 from keepdrop.table.zones import local_times, zone_of
@@ -199,7 +199,10 @@ class Messages:
         """The inputs of a reading by columns."""
         if self._picked is None:
             self._picked = _fitting(lambda: self._chosen(number, found))
-        numbers = np.array(self._picked.line(number, found).numbers)
+        try:
+            numbers = np.array(self._picked.line(number, found).numbers)
+        except InputError as error:  # whose cure is that of files
+            raise InputError(str(error).replace(CURE, "fill in such cells, or see on_error=")) from None
         if self._choice.table is not None:
             return self._declared(self._choice.table, number, found, numbers)
         return {self._inputs[0].name: numbers.reshape(_sizes(self._inputs[0]))}
