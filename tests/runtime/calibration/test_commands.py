@@ -103,7 +103,7 @@ def test_targets_of_the_lines_ahead(run, horizon_path, readings, write_step) -> 
 def test_an_artifact_that_knows_its_table_asks_nothing(run, horizon_path, readings, write_step) -> None:
     table = keepdrop.Table(
         {"x": {"columns": ["level", "spread"]}},
-        {"y": {"target": "y", "ahead": 2}},
+        {"y": {"target": "y", "ahead": 2, "unit": "K"}},
         time={"column": "time", "step": "1h"},
         id="station",
     )
@@ -118,6 +118,7 @@ def test_an_artifact_that_knows_its_table_asks_nothing(run, horizon_path, readin
     assert keepdrop.load("c.onnx").table is not None
     judged = json.loads(run("evaluate", "c.onnx", "spring.csv", "--json").output)
     assert [part["of"] for part in judged["outputs"][0]["parts"]["series"]] == ["s0", "s1"]
+    assert "y [K]: 496 rows with a target" in run("evaluate", "c.onnx", "spring.csv").output
     run("predict", "c.onnx", "spring.csv", "--adapt", "--interval", "0.9", "-o", "table.csv")
     options = (*COLUMNS, "--id=station", "--adapt", "--target=y", "--ahead=2", "--interval=0.9")
     run("predict", "told.onnx", "spring.csv", *options, "-o", "told.csv")

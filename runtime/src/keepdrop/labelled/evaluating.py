@@ -95,7 +95,8 @@ class OutputEvaluation:
 
     ``parts`` are by ``"spread"`` (fifths of the samples' standard deviation, narrowest first), ``"time"`` (fifths of
     the rows), ``"series"`` and ``"step"`` (of a horizon), as far as there are several. ``correlation`` is Spearman's,
-    of spread and size of error: above 0 where the model knows when it is unsure.
+    of spread and size of error: above 0 where the model knows when it is unsure. ``unit`` is that of the artifact's
+    table.
     """
 
     output: str
@@ -107,6 +108,7 @@ class OutputEvaluation:
     values: Mapping[str, ValueFigures]
     classes: Mapping[str, ClassFigures]
     parts: Mapping[str, tuple[Part, ...]]
+    unit: Optional[str] = None
     shown: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -209,9 +211,22 @@ def evaluated(
         whole = {key: _joined([part[key] for part in taken[name]]) for key in taken[name][0]}
         kind = next(head.kind for head in model.heads if head.output == name)
         judge = _of_classes if kind in (SOFTMAX, SIGMOID) else _of_values
-        outputs.append(judge(name, kind, whole, of, levels, level))
+        outputs.append(_as_declared(judge(name, kind, whole, of, levels, level), model))
     basis = record.words(outputs[0].output) if record and outputs else None
     return Evaluation(len(of), samples, seed, level, basis, tuple(outputs))
+
+
+def _as_declared(output: OutputEvaluation, model: Model[Any, Any]) -> OutputEvaluation:
+    """With the unit, and the steps of a horizon as the artifact's table has them."""
+    declared = None if model.table is None else model.table.outputs.get(output.output)
+    if declared is None:
+        return output
+    parts = dict(output.parts)
+    if len(parts.get("step", ())) == len(declared.ahead):
+        parts["step"] = tuple(
+            dataclasses.replace(part, of=str(ahead)) for part, ahead in zip(parts["step"], declared.ahead)
+        )
+    return dataclasses.replace(output, unit=declared.unit, parts=parts)
 
 
 def _taken(prediction: Prediction, targets: Floats, levels: Sequence[float], calibrated: bool) -> dict[str, Any]:

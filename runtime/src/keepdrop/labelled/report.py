@@ -65,7 +65,8 @@ def write(target: Path, of: Evaluation, title: str, words: Sequence[str] = ()) -
     """Write the report: `words` first, then pictures and tables of every output; whole or not at all."""
     parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p>{html.escape(text)}</p>" for text in words)]
     for output in of.outputs:
-        parts.append(f"<h2>{html.escape(output.output)}</h2>")
+        unit = "" if output.unit is None else f", {output.unit}"
+        parts.append(f"<h2>{html.escape(output.output + unit)}</h2>")
         parts += _value_pictures(output, of.level) if output.values else _class_pictures(output)
     parts.append(f"<h2>Figures</h2><pre>{html.escape(told(of))}</pre>")
     page = (

@@ -15,7 +15,8 @@ def told(of: Evaluation) -> str:
     """An evaluation as tables, the samples' own intervals beside the calibrated ones."""
     lines = [f"{of.rows:,} rows x {of.samples} samples, seed {of.seed}; {of.basis or 'not calibrated'}"]
     for output in of.outputs:
-        lines += ["", f"{output.output}: {output.rows:,} rows with a target, worth about {output.effective:,.0f}"]
+        name = output.output if output.unit is None else f"{output.output} [{output.unit}]"
+        lines += ["", f"{name}: {output.rows:,} rows with a target, worth about {output.effective:,.0f}"]
         lines += _values(output, of.level) if output.values else _classes(output)
     return "\n".join(lines)
 
@@ -67,7 +68,9 @@ def described(record: Calibration) -> list[str]:
         if isinstance(of, Values):
             for scores in of.scores:
                 forward = "" if scores.forward is None else f", forward coverage {scores.forward:.1%} at 90 %"
-                lines.append(f"  {scores.way} scores of {scores.rows:,} rows{forward}, up to {scores.most_level:.4g}")
+                lines.append(
+                    f"  {scores.way} scores of {scores.rows:,} rows{forward}, for levels up to {scores.most_level:.4g}"
+                )
         elif of.temperature is not None:
             lines.append(f"  temperature {of.temperature:.3g}, label sets")
         else:
