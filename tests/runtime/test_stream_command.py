@@ -231,6 +231,14 @@ def test_another_artifact_takes_a_state_over_if_asked(
         assert call(other, "--state", state, "--on-new-artifact", choice, given=GOOD)[0][0]["step"] == step
 
 
+def test_a_state_is_not_the_artifact(streaming, tmp_path) -> None:
+    content = streaming.read_bytes()
+    (tmp_path / "link.npz").hardlink_to(streaming)
+    for path in (streaming, tmp_path / "link.npz"):
+        assert "the artifact" in refused(streaming, "--state", path, given=GOOD)
+    assert streaming.read_bytes() == content
+
+
 def test_options_that_do_not_fit_are_told(streaming, tmp_path) -> None:
     assert "is a directory" in refused(streaming, "--state", tmp_path)
     assert "does not exist; make it first" in refused(streaming, "--state", tmp_path / "none" / "state.npz")

@@ -16,6 +16,7 @@ import click
 from keepdrop.calibration.feedback import WAITING
 from keepdrop.errors import InputError
 from keepdrop.files.opening import standard_input
+from keepdrop.files.targets import refuse_overwriting
 from keepdrop.files.truths import Target, targets_of
 from keepdrop.model import Model, load
 from keepdrop.service.messages import Choice, Messages, Misfit
@@ -131,6 +132,7 @@ def stream(
     if save_every and not state:
         raise click.UsageError("--save-every needs --state, the file to save to")
     names = tuple(name.strip() for name in columns.split(",")) if columns else None
+    refuse_overwriting({"the state": state}, {"the artifact": file})
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
         targets = _targets(model, truths, ahead, coverage)
