@@ -283,34 +283,13 @@ def _of_values(
     known = np.isfinite(y) & np.isfinite(arrays["centre"])
     some = known.any(axis=1)
     ways = [way for way in (RAW, CALIBRATED) if f"{way} ends" in arrays]
-    figures: dict[str, ValueFigures] = {}
-    insides: dict[str, Floats] = {}
-    widths: dict[str, Floats] = {}
-    for way in ways:
-        covered = []
-        for i, at in enumerate(levels):
-            low, high = arrays[f"{way} ends"][..., 2 * i], arrays[f"{way} ends"][..., 2 * i + 1]
-            inside = np.where(known & np.isfinite(low), (low <= y) & (y <= high), np.nan)
-            if not np.isfinite(inside).any():
-                continue
-            rows = np.isfinite(inside).any(axis=1)
-            effective = effective_of_series(np.nanmean(inside[rows], axis=1), series[rows])
-            share = float(np.nanmean(inside))
-            score = metrics.interval_score(low, high, y, at)
-            error = metrics.coverage_error(share, effective)
-            covered.append(
-                Coverage(at, share, error, float(np.mean((high - low)[known])), float(np.mean(score[known])))
-            )
-            if at == level:
-                insides[way], widths[way] = inside, high - low
-        counts, _ = np.histogram(arrays[f"{way} pit"][known], PIT_BINS, (0, 1))
-        figures[way] = ValueFigures(
-            tuple(covered), float(np.nanmean(arrays[f"{way} crps"][known])), tuple((counts / known.sum()).tolist())
-        )
+    figures = {way: _value_figures(arrays, way, y, known, levels, series) for way in ways}
+    at = list(levels).index(level)
+    insides = {way: inside for way in ways if np.isfinite(inside := _inside(arrays, way, y, known, at)).any()}
+    widths = {way: arrays[f"{way} ends"][..., 2 * at + 1] - arrays[f"{way} ends"][..., 2 * at] for way in insides}
     errors = np.abs(y - arrays["centre"])
     main = insides.get(CALIBRATED, insides.get(RAW))
     assert main is not None
-    at = list(levels).index(level)
     return OutputEvaluation(
         output=name,
         kind=kind,
@@ -329,6 +308,50 @@ def _of_values(
             **{f"{way} high": arrays[f"{way} ends"][..., 2 * at + 1] for way in ways},
             **{f"{way} inside": insides[way] for way in ways if way in insides},
         },
+    )
+
+
+def _value_figures(
+    arrays: Mapping[str, Floats],
+    way: str,
+    y: Floats,
+    known: NDArray[np.bool_],
+    levels: Sequence[float],
+    series: NDArray[np.int64],
+) -> ValueFigures:
+    """How good one kind of intervals is, of levels that its rows bear."""
+    covered = []
+    for i, level in enumerate(levels):
+        inside = _inside(arrays, way, y, known, i)
+        if np.isfinite(inside).any():
+            low, high = arrays[f"{way} ends"][..., 2 * i], arrays[f"{way} ends"][..., 2 * i + 1]
+            covered.append(_coverage(level, inside, low, high, y, known, series))
+    counts, _ = np.histogram(arrays[f"{way} pit"][known], PIT_BINS, (0, 1))
+    crps = float(np.nanmean(arrays[f"{way} crps"][known]))
+    return ValueFigures(tuple(covered), crps, tuple((counts / known.sum()).tolist()))
+
+
+def _inside(
+    arrays: Mapping[str, Floats], way: str, y: Floats, known: NDArray[np.bool_], number: int
+) -> NDArray[np.float64]:
+    """1 where an observation is within the interval of a level, by its number, 0 outside, NaN if unknown: [n, E]."""
+    low, high = arrays[f"{way} ends"][..., 2 * number], arrays[f"{way} ends"][..., 2 * number + 1]
+    return np.where(known & np.isfinite(low), (low <= y) & (y <= high), np.nan)
+
+
+def _coverage(
+    level: float, inside: Floats, low: Floats, high: Floats, y: Floats, known: NDArray[np.bool_], series: NDArray[Any]
+) -> Coverage:
+    rows = np.isfinite(inside).any(axis=1)
+    effective = effective_of_series(np.nanmean(inside[rows], axis=1), series[rows])
+    share = float(np.nanmean(inside))
+    score = metrics.interval_score(low, high, y, level)
+    return Coverage(
+        level=level,
+        coverage=share,
+        error=metrics.coverage_error(share, effective),
+        width=float(np.mean((high - low)[known])),
+        interval_score=float(np.mean(score[known])),
     )
 
 
