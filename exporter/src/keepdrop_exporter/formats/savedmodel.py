@@ -99,7 +99,11 @@ class SavedModelSession:
         return self.checksum
 
     def numbers_digest(self) -> str:
-        """The digest of the program, the signature, the weights and the contract, as TensorFlow fingerprints them."""
+        """The digest of the program, the signature, the weights and the contract, as TensorFlow fingerprints them.
+
+        A copy with other properties has the same. A rebuild has not, unlike an ONNX file's: TensorFlow (2.21) numbers
+        the functions of a process, and fingerprints the names.
+        """
         found = tf.saved_model.experimental.read_fingerprint(self.path)
         parts = [found.graph_def_program_hash, found.signature_def_hash, found.checkpoint_hash]
         text = " ".join(map(str, ["keepdrop", self.metadata.contract, *parts]))
