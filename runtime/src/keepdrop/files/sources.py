@@ -19,7 +19,7 @@ from keepdrop.artifact.metadata import Metadata, Tensor
 from keepdrop.errors import InputError
 from keepdrop.table import Table
 
-from . import gaps, opening
+from . import gaps, opening, windows
 from .arrays import ArraySource
 from .declared import DeclaredSource
 from .examples import ExampleSource
@@ -353,22 +353,9 @@ class TableSource:
 
     def _count_by_id(self) -> int:
         """The windows within consecutive lines of one id."""
-        assert self._window is not None
-        found, run, last = 0, 0, None
-        seen: set[int] = set()
-        only_ids = Selection(id=self._choice.id, skip=self._choice.skip)
-        for readings in self._reader.read(only_ids, MAX_LINES):
-            assert readings.ids is not None
-            bounds = np.flatnonzero(np.diff(readings.ids)) + 1
-            for ids in np.split(readings.ids, bounds):
-                if ids[0] == last:
-                    run += len(ids)
-                else:
-                    found += max(0, run - self._window + 1)
-                    run, last = len(ids), ids[0]
-                    self._interleaved |= int(last) in seen
-                    seen.add(int(last))
-        return found + max(0, run - self._window + 1)
+        assert self._window is not None and self._choice.id is not None
+        found, self._interleaved = windows.count_windows(self._reader, self._choice.id, self._window, self._choice.skip)
+        return found
 
     def _fitted_tail(self) -> tuple[int, ...]:
         """The shape of an example without the batch: that of the lines, or the artifact's where the count fits."""
