@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import keepdrop
+from keepdrop.artifact.savedmodel import METADATA_ASSET
 from keepdrop_exporter import LoadError, Report, VerifyError, cli
 
 
@@ -109,6 +110,52 @@ def test_data_that_are_no_arrays(forecaster: Report, forecaster_file: Path, tmp_
     (tmp_path / "data.npy").write_text("1,2,3")
     result = _run(cli.verify, forecaster_file, forecaster.path, "--data", tmp_path / "data.npy")
     assert result.exit_code == 2 and "data.npy: not an .npy or .npz file" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "role, option",
+    [
+        ("the model", ()),
+        ("the weights", ("--weights",)),
+        ("the scaler of the inputs", ("--input-scaler",)),
+        ("the scaler of the outputs", ("--output-scaler",)),
+        ("the table", ("--table",)),
+        ("the data", ("--data",)),
+        ("the custom code", ("--custom",)),
+    ],
+)
+@pytest.mark.parametrize("verb", [cli.export, cli.retrofit], ids=["export", "retrofit"])
+def test_nothing_that_is_read_is_overwritten(verb: Any, role: str, option: tuple[str], tmp_path: Path) -> None:
+    if verb is cli.retrofit and option in (("--table",), ("--data",)):
+        return  # it takes none
+    given = tmp_path / "given"
+    given.write_text("{}")
+    for link in (tmp_path / "out.onnx", tmp_path / "out.keras"):
+        link.hardlink_to(given) if role == "the model" else link.symlink_to(given)
+    source = [given] if role == "the model" else [tmp_path / "other.keras", *option, given]
+    rates = ("--dropout", "a=0.1") if verb is cli.retrofit else ()
+    result = _run(verb, *source, *rates, "-o", tmp_path / ("out.keras" if verb is cli.retrofit else "out.onnx"))
+    assert result.exit_code == 1 and isinstance(result.exception, keepdrop.InputError)
+    assert f", is {role} itself ({given}), which would be lost" in str(result.exception)
+    assert given.read_text() == "{}"
+
+
+def test_a_folder_that_holds_what_is_read_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "saved" / "assets").mkdir(parents=True)
+    (tmp_path / "saved" / METADATA_ASSET).touch()
+    inside = tmp_path / "saved" / "model.keras"
+    inside.touch()
+    result = _run(cli.export, inside, "-o", tmp_path / "saved")
+    assert f"the artifact, {tmp_path / 'saved'}, holds the model ({inside}), which would be lost" in str(
+        result.exception
+    )
+
+
+def test_one_name_for_two_outputs_is_refused(forecaster_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "vectors").symlink_to(tmp_path / "out.onnx")  # which is not there yet
+    result = _run(cli.export, forecaster_file, "-o", tmp_path / "out.onnx", "--vectors", tmp_path / "vectors")
+    assert "the folder of vectors" in str(result.exception) and "is the artifact itself" in str(result.exception)
+    assert not (tmp_path / "out.onnx").exists()
 
 
 @pytest.mark.parametrize("verb", [cli.export, cli.verify], ids=["export", "verify"])

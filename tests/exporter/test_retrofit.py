@@ -251,9 +251,11 @@ def test_what_loading_changed_and_what_plain_keras_needs_is_said(tmp_path: Path)
 def test_the_source_is_never_overwritten(plain: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.keras"
     source.write_bytes(plain.read_bytes())
-    with pytest.raises(RetrofitError, match="that is the model given"):
-        save_with_dropout(source, source, {"lstm.input": 0.1})
-    assert list(tmp_path.iterdir()) == [source] and source.read_bytes() == plain.read_bytes()
+    (tmp_path / "hard.keras").hardlink_to(source)
+    for name in ("source.keras", "hard.keras"):
+        with pytest.raises(keepdrop.InputError, match=f"the new model, .*{name}, is the model itself"):
+            save_with_dropout(source, tmp_path / name, {"lstm.input": 0.1})
+    assert len(list(tmp_path.iterdir())) == 2 and source.read_bytes() == plain.read_bytes()
 
 
 def test_a_file_that_differs_is_not_given_its_name(plain: Path, older: Path, monkeypatch: pytest.MonkeyPatch) -> None:

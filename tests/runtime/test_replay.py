@@ -113,6 +113,9 @@ def test_nothing_is_overwritten(two: Path, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     done = run("vectors", two, "-o", tmp_path / "v")
     assert done.exit_code == 1 and "is there already" in done.output and list((tmp_path / "v").iterdir()) == []
+    (tmp_path / "link").symlink_to(two)
+    for name in (two, tmp_path / "link"):
+        assert "is there already" in run("vectors", two, "-o", name).output and two.is_file()
 
 
 def test_inspect_names_the_operators(two: Path) -> None:

@@ -218,6 +218,24 @@ def test_a_state_of_something_else_is_refused_and_left(streaming, steps, tmp_pat
     assert state.read_bytes() == content[:-1]
 
 
+def test_the_state_is_no_file_of_another_part(streaming, tmp_path) -> None:
+    model, other = tmp_path / "model.onnx", tmp_path / "readings.csv"
+    model.write_bytes(streaming.read_bytes())
+    (tmp_path / "hard.npz").hardlink_to(model)
+    assert "is the artifact itself" in refused(model, "--state", tmp_path / "hard.npz", given=GOOD)
+    assert model.read_bytes() == streaming.read_bytes()
+    other.write_text(GOOD)
+    (tmp_path / "link.npz").symlink_to(other)
+    for stream, name in (("stdin", "standard input"), ("stdout", "standard output")):
+        with (
+            open(other, "r+") as file,
+            running(streaming, "--state", tmp_path / "link.npz", **{stream: file}) as process,
+        ):
+            assert process.wait(20) == 1
+            assert f"the state, {tmp_path / 'link.npz'}, is {name} itself" in process.stderr.read()
+        assert other.read_text() == GOOD
+
+
 def test_another_artifact_takes_a_state_over_if_asked(
     streaming, write, streaming_text, streaming_metadata, tmp_path
 ) -> None:

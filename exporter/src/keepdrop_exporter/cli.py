@@ -18,6 +18,7 @@ import numpy as np
 
 from keepdrop.artifact.metadata import DEFAULT_SAMPLES
 from keepdrop.cli.options import declared_heads, head_option, json_option
+from keepdrop.files.targets import refuse_overwriting
 
 from .plan import ATOL, RTOL
 
@@ -205,6 +206,8 @@ def export(
        "inputs": [{"column": "temp", "unit": "°F"}, {"cyclic": "hour"}],
        "outputs": {"target": "temp", "unit": "°F", "ahead": 6}}
     """
+    target = output or model.with_suffix("" if format == "savedmodel" else ".onnx")
+    refuse_overwriting({"the artifact": target}, {"the data": data, "the custom code": custom})
     api = _exporter()
     began = time.perf_counter()
 
@@ -213,7 +216,7 @@ def export(
 
     report = api.export(
         model,
-        output or model.with_suffix("" if format == "savedmodel" else ".onnx"),
+        target,
         streaming=streaming,
         format=format,
         heads=declared_heads(heads),
@@ -290,6 +293,7 @@ def retrofit(
     """
     if not dropout and options["input_scaler"] is None and options["output_scaler"] is None:
         raise click.UsageError("Nothing to set: give --dropout LAYER=RATE, --input-scaler or --output-scaler.")
+    refuse_overwriting({"the new model": output}, {"the custom code": custom})
     _exporter()
     from .retrofit import save_with_dropout
 

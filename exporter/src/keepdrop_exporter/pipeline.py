@@ -138,6 +138,8 @@ def export(
 
     Raises
     ------
+    InputError
+        What would be written is a file that is read.
     LoadError, RetrofitError, ScalingError, Refusal, ConvertError, VerifyError
         The stage that failed, each with what to do.
     """
@@ -153,6 +155,16 @@ def export(
         if not form.vectors:
             raise ExportError(f"{vectors}: vectors are of an ONNX file; let the artifact's name end in .onnx")
         replay.refuse_folder(Path(vectors))
+    writing.refuse_overwriting(
+        {"the artifact": target, "the folder of vectors": vectors},
+        {
+            "the model": model,
+            "the weights": weights,
+            "the scaler of the inputs": input_scaler,
+            "the scaler of the outputs": output_scaler,
+            "the table": table,
+        },
+    )
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")

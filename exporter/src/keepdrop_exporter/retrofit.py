@@ -127,14 +127,23 @@ def save_with_dropout(
     ------
     LoadError, RetrofitError, ScalingError
         As ``with_dropout`` and ``with_scaling``; or the path is none that can be written.
+    InputError
+        It is that of a file that is read.
     """
     target = Path(path)
     if not target.parent.is_dir():
         raise RetrofitError(f"{target}: there is no folder {target.parent}; make it first")
     if target.suffix != ".keras" or target.is_dir():
         raise RetrofitError(f"{target}: a Keras model is written to a file; let its name end in .keras")
-    if isinstance(model, (str, Path)) and target.exists() and Path(model).exists() and target.samefile(model):
-        raise RetrofitError(f"{target}: that is the model given, which is left alone; write to another name")
+    writing.refuse_overwriting(
+        {"the new model": target},
+        {
+            "the model": model,
+            "the weights": weights,
+            "the scaler of the inputs": input_scaler,
+            "the scaler of the outputs": output_scaler,
+        },
+    )
     given = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes)
     source = given.model
     made, changes = retrofitted(source, dropout)

@@ -8,10 +8,25 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
+
+from keepdrop.files import targets
+
+
+def refuse_overwriting(written: Mapping[str, Any], read: Mapping[str, Any]) -> None:
+    """InputError where what is written is, or holds, what is read; what is no path, such as a live model, is neither.
+
+    Both are by what they are, as in ``keepdrop.files.targets.refuse_overwriting``.
+    """
+    targets.refuse_overwriting(_paths(written), _paths(read))
+
+
+def _paths(given: Mapping[str, Any]) -> dict[str, Path]:
+    return {role: Path(value) for role, value in given.items() if isinstance(value, (str, os.PathLike))}
 
 
 @contextlib.contextmanager

@@ -245,3 +245,31 @@ def test_what_does_not_fit_is_told(run, horizon_path, readings, arguments, text)
     result = CliRunner().invoke(main, ["calibrate", "horizon.onnx", *arguments, *COLUMNS])
     assert result.exit_code != 0 and text in " ".join(result.output.split())
     assert not Path("c.onnx").exists()
+
+
+def test_nothing_that_is_read_or_written_is_overwritten(run, horizon_path, readings, observed) -> None:
+    Path("horizon.onnx").write_bytes(horizon_path.read_bytes())
+    readings("x.csv", 100)
+    np.save("y.npy", observed(10)[1])
+    Path("folder").mkdir()
+    Path("folder/x.csv").hardlink_to("x.csv")
+    ahead = (*COLUMNS, "--target", "y", "--ahead", "1..4")
+    for data, target in (("x.csv", "x.csv"), ("folder", "folder/x.csv"), ("folder", "x.csv")):
+        Path("report.html").unlink(missing_ok=True)
+        Path("report.html").symlink_to(target)
+        Path("c.onnx").unlink(missing_ok=True)
+        Path("c.onnx").symlink_to(target)
+        before = Path("x.csv").read_bytes()
+        for arguments in (
+            ("calibrate", "horizon.onnx", data, *ahead, "-o", "c.onnx"),
+            ("calibrate", "horizon.onnx", data, *ahead, "-o", "new.onnx", "--report", "report.html"),
+            ("evaluate", "horizon.onnx", data, *ahead, "--report", "report.html"),
+        ):
+            assert "is the input itself" in run(*arguments, code=1).output
+        assert Path("x.csv").read_bytes() == before and not Path("new.onnx").exists()
+    for verb in (("calibrate", "-o", "new.onnx"), ("evaluate",)):
+        given = (*verb, "horizon.onnx", "x.csv", "--targets", "y.npy", "--report")
+        assert "is the file of targets itself" in run(*given, "y.npy", code=1).output
+        assert "is the artifact itself" in run(*given, "horizon.onnx", code=1).output
+    one_name = ("calibrate", "horizon.onnx", "x.csv", *ahead, "-o", "a.html", "--report", "a.html")
+    assert "is the calibrated artifact itself" in run(*one_name, code=1).output

@@ -13,6 +13,8 @@ import numpy as np
 
 from keepdrop.errors import InputError
 from keepdrop.files import targets as files
+from keepdrop.files.several import expanded
+from keepdrop.files.sources import SUFFIXES
 from keepdrop.files.truths import LabelledRows
 from keepdrop.labelled import report as reports
 from keepdrop.labelled.calibrating import check_untrained, measured
@@ -78,7 +80,7 @@ def calibrate(
     """
     written = {"the calibrated artifact": output, "the report": report}
     files.refuse_overwriting(
-        written, {"the artifact": artifact, "the targets": targets, **{f"the input {p}": p for p in data}}
+        written, {"the artifact": artifact, "the file of targets": targets, **files.inputs(expanded(data, SUFFIXES))}
     )
     files.check(output, (".onnx",))
     if report:

@@ -10,6 +10,8 @@ from typing import Any, Optional
 import click
 
 from keepdrop.files import targets as files
+from keepdrop.files.several import expanded
+from keepdrop.files.sources import SUFFIXES
 from keepdrop.files.truths import LabelledRows
 from keepdrop.labelled import report as reports
 from keepdrop.labelled.evaluating import Evaluation, evaluated
@@ -62,7 +64,7 @@ def evaluate(
     """
     files.refuse_overwriting(
         {"the report": report},
-        {"the artifact": artifact, "the targets": targets, **{f"the input {p}": p for p in data}},
+        {"the artifact": artifact, "the file of targets": targets, **files.inputs(expanded(data, SUFFIXES))},
     )
     if report:
         reports.check_target(report)

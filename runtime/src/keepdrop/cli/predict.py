@@ -333,7 +333,7 @@ def _target(
 
 
 def _refuse_overwriting(artifact: Path, data: list[Path], output: Path, plot: Optional[Path], resume: bool) -> None:
-    read = {"the artifact": artifact, **{("the input" if len(data) == 1 else f"the input {p}"): p for p in data}}
+    read = {"the artifact": artifact, **targets.inputs(data or [targets.STANDARD_INPUT])}
     written = {"the picture": plot}
     if output != PIPE:
         written = {"the output": output, "the picture": plot}

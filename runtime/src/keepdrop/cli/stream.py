@@ -15,6 +15,7 @@ import click
 
 from keepdrop.calibration.feedback import WAITING
 from keepdrop.errors import InputError
+from keepdrop.files import targets
 from keepdrop.files.opening import standard_input
 from keepdrop.files.targets import refuse_overwriting
 from keepdrop.files.truths import Target, targets_of
@@ -131,13 +132,22 @@ def stream(
     """
     if save_every and not state:
         raise click.UsageError("--save-every needs --state, the file to save to")
+    kept_in = StateFile(state) if state else None
+    targets.refuse_overwriting(
+        {"the state": state},
+        {
+            "the artifact": file,
+            "standard input": targets.STANDARD_INPUT,
+            "standard output": targets.STANDARD_OUTPUT,
+        },
+    )
     names = tuple(name.strip() for name in columns.split(",")) if columns else None
     refuse_overwriting({"the state": state}, {"the artifact": file})
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
-        targets = _targets(model, truths, ahead, coverage)
+        truths_of = _targets(model, truths, ahead, coverage)
         choice = _choice(model, names, id_name, time, tuple(truths.values()))
-        state_file = stack.enter_context(StateFile(state)) if state else None
+        state_file = stack.enter_context(kept_in) if kept_in else None
         running = _resumed(model, state_file, on_new_artifact, samples=samples, seed=seed, window=window)
         if running is None:
             running = model.stream(samples=samples, seed=0 if seed is None else seed, rows=(), window=window)
@@ -146,7 +156,7 @@ def stream(
         interrupts = stack.enter_context(BetweenLines())
         stack.enter_context(kept.at_exit())
         counts = stack.enter_context(_counted(_Counts()))
-        sensors, messages = Sensors(running, levels, targets, coverage), Messages(running.inputs, choice)
+        sensors, messages = Sensors(running, levels, truths_of, coverage), Messages(running.inputs, choice)
         stack.enter_context(_told_at_end(running, sensors))
         for number, line in enumerate(interrupts.lines(standard_input()), 1):
             try:

@@ -30,11 +30,20 @@ def check(target: Path, suffixes: Sequence[str] = ()) -> None:
             raise InputError(f"{target} is a pipe or a device, which no whole file can replace; write a file")
 
 
+# Where the shell has led the standard streams, on systems that have such names.
+STANDARD_INPUT, STANDARD_OUTPUT = Path("/dev/stdin"), Path("/dev/stdout")
+
+
+def inputs(files: Sequence[Path]) -> dict[str, Path]:
+    """Files of rows by what they are, as :func:`refuse_overwriting` takes them."""
+    return {("the input" if len(files) == 1 else f"the input {path}"): path for path in files}
+
+
 def refuse_overwriting(written: Mapping[str, Optional[Path]], read: Mapping[str, Optional[Path]]) -> None:
     """InputError where a file that is written is one that is read, or another that is written, under whatever name.
 
     Both are paths by what they are, such as ``{"the output": Path("out.csv")}``; None is no file. Symbolic and hard
-    links are the file that they lead to.
+    links are the file that they lead to. A folder that is written anew may hold none of the others.
     """
     others = [(role, path) for role, path in read.items() if path is not None]
     for role, path in written.items():
@@ -44,6 +53,8 @@ def refuse_overwriting(written: Mapping[str, Optional[Path]], read: Mapping[str,
             if _same(path, known):
                 named = "" if path == known else f" ({known})"
                 raise InputError(f"{role}, {path}, is {other} itself{named}, which would be lost; give another name")
+            if path.is_dir() and Path(os.path.realpath(path)) in Path(os.path.realpath(known)).parents:
+                raise InputError(f"{role}, {path}, holds {other} ({known}), which would be lost; give another name")
         others.append((role, path))
 
 

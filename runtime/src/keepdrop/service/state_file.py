@@ -6,9 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
-from keepdrop.errors import InputError
 from keepdrop.files.locking import only_process
-from keepdrop.files.targets import replacing
+from keepdrop.files.targets import check, replacing
 from keepdrop.stream.stream import Stream
 
 
@@ -22,10 +21,7 @@ class StateFile:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            raise InputError(f"{path} is a directory; give the name of the file to keep the state in")
-        if not path.absolute().parent.is_dir():
-            raise InputError(f"cannot write {path}: the directory {path.parent} does not exist; make it first")
+        check(path)
         self.path = path
         # A link stays one: what it leads to is replaced.
         self._target = Path(os.path.realpath(path))
