@@ -360,6 +360,34 @@ def test_rows_with_gaps_have_no_answer_and_a_reason(one, tmp_path) -> None:
     assert y != x
 
 
+def test_lines_that_are_skipped_are_counted_and_named_once(one, windows, tmp_path) -> None:
+    path, options = tmp_path / "x.csv", ("--on-error", "skip", "-o", "-")
+    path.write_text("t,a,b,c\n" + "".join(f"2024-01-0{d},1,2,{'ERR' if d in (3, 6) else d}\n" for d in range(1, 9)))
+    lines = [f"keepdrop: skipped: {path}, line {n}, column 'c' holds 'ERR', not a finite number" for n in (4, 7)]
+    shuffled = ("--id", "a", "--order", "t")
+    for arguments in (("predict", one, path), ("predict", windows, path, "--window", 2),
+                      ("predict", windows, path, "--window", 2, "--id", "a", "--columns", "a,b,c"),
+                      ("predict", windows, path, "--window", 2, *shuffled, "--columns", "a,b,c")):  # fmt: skip
+        told = call(*arguments, *options).stderr.splitlines()
+        assert told[:3] == [*lines, "keepdrop: 2 lines were skipped"], told
+        assert sum("skipped" in line for line in told) == 3
+        assert call(*arguments, "--missing", "hold 1", "--batch", 1, *options).stderr.splitlines()[:3] == told[:3]
+    report = call("predict", one, path, "--on-error", "skip", "-o", tmp_path / "out.csv", "--json")
+    assert json.loads(report.stdout)["skipped_lines"] == 2
+    piped = call("predict", one, "-", *options, stdin=path.read_text()).stderr
+    assert piped.splitlines()[:3] == [line.replace(str(path), "standard input") for line in lines] + [told[2]]
+    other = tmp_path / "y.csv"
+    other.write_text("t,a,b,c\n2024-02-01,1,1,1\nnever,1,1,1\n2024-02-02,1,1,1,1\n")
+    told = call("predict", one, path, other, *options).stderr.splitlines()
+    assert told[:4] == [*lines, told[2], "keepdrop: 3 lines were skipped"] and f"{other}, line 4 has 5" in told[2]
+    told = call("predict", one, other, *shuffled, "--columns", "a,b,c", *options).stderr
+    assert "line 3, column 't' holds 'never'" in told and "line 4 has 5 cells" in told and "2 lines were" in told
+    path.write_text("a,b,c\n" + "1,2,ERR\n" * 50 + "1,2,3\n")
+    told = call("predict", one, path, *options).stderr.splitlines()
+    assert told[19].endswith("line 21, column 'c' holds 'ERR', not a finite number")
+    assert told[20] == "keepdrop: 50 lines were skipped, of which the first 20 are named"
+
+
 def test_values_are_held_the_same_in_every_cut(one, tmp_path) -> None:
     rng = np.random.default_rng(3)
     values = rng.integers(0, 9, (60, 3)).astype(float)

@@ -344,6 +344,9 @@ def test_a_line_that_is_no_reading_is_skipped_if_asked(streaming) -> None:
     lines = [GOOD, '{"id": 3, "x": [1\n', '{"id": 4, "x": [1]}\n', GOOD]
     answers, error = call(streaming, "--on-error", "skip", given="".join(lines))
     assert [answer["step"] for answer in answers] == [1, 2] and "2 lines were skipped" in error
+    error = call(streaming, "--on-error", "skip", given=GOOD + "ERR\n" * 50)[1]
+    assert error.count("skipped: standard input") == 20
+    assert error.endswith("keepdrop: 50 lines were skipped, of which the first 20 are named\n")
     refused(streaming, "--on-error", "skip", given="a,b,c\n1,2,3\n1,2,3\n")  # no line below such a header can do better
 
 

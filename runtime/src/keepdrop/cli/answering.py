@@ -16,6 +16,7 @@ from keepdrop import __version__
 from keepdrop.files import outputs
 from keepdrop.files.headed import Headed
 from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, identity
+from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import Source
 from keepdrop.files.work import Work, kept, temporary
 from keepdrop.run.session import ONNXRUNTIME_VERSION
@@ -64,6 +65,17 @@ def check(job: Job) -> None:
         if shown:
             at_end.callback(shown.clear)
         job.check(shown.done if shown else None)
+
+
+def tell_skipped(skipped: Optional[Skipped]) -> None:
+    """Name the lines that are passed over, which are counted no more."""
+    if skipped is None:
+        return
+    skipped.end()
+    for text in skipped.named:
+        click.echo(f"keepdrop: skipped: {text}", err=True)
+    if skipped.count:
+        click.echo(f"keepdrop: {skipped.summary()}", err=True)
 
 
 def tell_long(job: Job) -> None:

@@ -14,10 +14,12 @@ from keepdrop.errors import InputError
 from keepdrop.files.gaps import Missing
 from keepdrop.files.lines import Dialect
 from keepdrop.files.several import expanded
+from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import SUFFIXES, Choice
 from keepdrop.files.truths import LabelledRows, declared_rows, labelled_rows, targets_of
 from keepdrop.model import Model
 
+from .answering import tell_skipped
 from .options import columns_option, reading_options, window_option
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -83,12 +85,13 @@ def labels_options(command: Verb) -> Verb:
         targets: Optional[Path],
         **options: Any,
     ) -> Any:
-        choice = Choice(
-            columns, id_column, window, time_column, time_format, missing, on_error == "skip", dialect, order
-        )
+        skipped = Skipped() if on_error == "skip" else None
+        choice = Choice(columns, id_column, window, time_column, time_format, missing, skipped, dialect, order)
 
         def rows_of(model: Model[Any, Any]) -> LabelledRows:
-            return _rows(model, data, choice, target, ahead, targets)
+            rows = _rows(model, data, choice, target, ahead, targets)
+            tell_skipped(skipped)
+            return rows
 
         return command(*arguments, data=data, rows_of=rows_of, targets=targets, **options)
 

@@ -19,6 +19,7 @@ from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, Span
 from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import is_stream, standard_input
 from keepdrop.files.several import expanded
+from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.files.truths import declared_readings, readings_of, targets_of
 from keepdrop.model import Model, load
@@ -217,6 +218,7 @@ def predict(
         raise InputError("--last and --wide are for artifacts that say what columns mean (keepdrop export --table)")
     if table is not None and order is not None:
         id_column, time_format = table.id, table.time.format if table.time else None
+    skipped = Skipped() if on_error == "skip" else None
     choice = Choice(
         columns,
         id_column,
@@ -224,7 +226,7 @@ def predict(
         time_column,
         time_format,
         missing,
-        on_error == "skip",
+        skipped,
         dialect,
         order,
         table,
@@ -239,6 +241,7 @@ def predict(
             raise InputError("columns of a table hold no samples; write .npz with --keep-samples")
         if not once:
             answering.check(job)
+            answering.tell_skipped(skipped)
         answering.tell_long(job)
         if output == PIPE:
             answering.to_standard_output(job, averages, reached, lambda: answering.layout(source, job, wide, units))
@@ -264,6 +267,8 @@ def predict(
                     plots.draw(plot, finished, question.levels, title, job.heads, observed, over_time, theme)
             if resume:
                 answering.work_file(output).unlink()
+    if once:
+        answering.tell_skipped(skipped)
     report = {
         "file": str(artifact),
         "input": str(data[0]) if len(data) == 1 else [str(path) for path in data],
@@ -272,6 +277,7 @@ def predict(
         "samples": question.samples,
         **({"mean_samples": averages.samples} if question.adapts else {}),
         **({"unanswered": averages.unanswered} if averages.unanswered is not None else {}),
+        **({"skipped_lines": skipped.count} if skipped else {}),
         "seed": question.seed,
         **({"columns": source.features} if source.features else {}),
         **({"read_with": source.manner} if source.manner else {}),

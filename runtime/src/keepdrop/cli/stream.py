@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional, get_args
 
@@ -17,6 +17,7 @@ from keepdrop.calibration.feedback import WAITING
 from keepdrop.errors import InputError
 from keepdrop.files import targets
 from keepdrop.files.opening import standard_input
+from keepdrop.files.skipped import Skipped
 from keepdrop.files.targets import refuse_overwriting
 from keepdrop.files.truths import Target, targets_of
 from keepdrop.model import Model, load
@@ -173,8 +174,8 @@ def stream(
             except InputError as error:
                 if on_error == STOP:
                     raise
-                counts.skipped += 1
-                click.echo(f"keepdrop: skipped: {error}", err=True)
+                if counts.skipped.add(str(error)):
+                    click.echo(f"keepdrop: skipped: {error}", err=True)
             else:
                 kept.answered()
 
@@ -277,7 +278,7 @@ def _abandon_output() -> None:
 class _Counts:
     """Lines that were not answered."""
 
-    skipped: int = 0
+    skipped: Skipped = field(default_factory=Skipped)
     passed_over: int = 0
 
 
@@ -289,8 +290,8 @@ def _counted(counts: _Counts) -> Iterator[_Counts]:
     finally:
         if counts.passed_over:
             click.echo(f"keepdrop: {counts.passed_over} readings were no newer than their row's last", err=True)
-        if counts.skipped:
-            click.echo(f"keepdrop: {counts.skipped} lines were skipped", err=True)
+        if counts.skipped.count:
+            click.echo(f"keepdrop: {counts.skipped.summary()}", err=True)
 
 
 class _Kept:

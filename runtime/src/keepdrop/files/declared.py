@@ -24,6 +24,7 @@ from . import gaps, windows
 from .gaps import Hold
 from .reader import CURE, Reader, Readings, Selection, joined
 from .rows import Rows
+from .skipped import Skipped
 
 TIME = "time"
 # Labels of the readings that go with a row begin with this; they are drawn, not written.
@@ -45,7 +46,7 @@ class HasColumns(Protocol):
 class DeclaredSource:
     """Lines of a table as rows of the artifact's inputs, as a :class:`~keepdrop.files.sources.Source`.
 
-    `table` is one that :func:`keepdrop.table.fitted` gave.
+    `table` is one that :func:`keepdrop.table.fitted` gave; `skipped` as in :class:`~keepdrop.files.sources.Choice`.
 
     Raises
     ------
@@ -53,9 +54,12 @@ class DeclaredSource:
         A column is not there, or is in another unit.
     """
 
-    def __init__(self, reader: Reader, table: Table, inputs: Sequence[Tensor], skip: bool = False) -> None:
+    def __init__(
+        self, reader: Reader, table: Table, inputs: Sequence[Tensor], skipped: Optional[Skipped] = None
+    ) -> None:
         self.name = reader.name
         self._reader = reader
+        self._skipped = skipped
         self._table = self.table = table
         self._dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in inputs}
         self._shapes = {tensor.name: tensor.shape for tensor in inputs}
@@ -72,7 +76,7 @@ class DeclaredSource:
             time=None if time is None else headings.found(time.column),
             time_format=None if time is None else time.format,
             missing=True,
-            skip=skip,
+            skip=skipped is not None,
         )
         self._zone = None if time is None or time.zone is None else zone_of(time.zone)
         self._step = None if time is None else time.delta
@@ -153,6 +157,8 @@ class DeclaredSource:
             new = filled.cut(slice(max(0, start - position), None))
             position += len(readings.lines)
             if len(new.lines):
+                if self._skipped:
+                    self._skipped.note(self._reader, new)
                 self._check_times(new if last is None else joined([last, new]))
                 self._check_missing(new)
                 last = new.cut(slice(len(new.lines) - 1, None))

@@ -40,6 +40,7 @@ class OrderedReader:
         self._readers = readers
         self._key = {"id": id, "time": time, "time_format": time_format}
         self._sorted: dict[Selection, _Sorted] = {}
+        self.left_out: tuple[str, ...] = ()  # what is wrong with lines of the last selection that have no place
 
     @property
     def manner(self) -> str:
@@ -62,6 +63,7 @@ class OrderedReader:
         if keyed not in self._sorted:
             self._sorted[keyed] = _Sorted.of(self._readers, keyed)
         found = self._sorted[keyed]
+        self.left_out = found.left_out
         stop = len(found.order) if stop is None else min(stop, len(found.order))
         for begin in range(start, stop, most):
             yield found.readings(found.order[begin : min(begin + most, stop)], selection)
@@ -116,6 +118,11 @@ class _Sorted:
             file,
         )
         return replace(made, order=made._order(selection, readers))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is wrong with lines that have no place."""
+        return tuple(text for place, text in self.problems.items() if np.isnat(self.times[place]))
 
     def _order(self, selection: Selection, readers: Sequence[Reader]) -> NDArray[np.int64]:
         places = sorted(range(len(self.names)), key=lambda i: _series_key(self.names[i]))

@@ -31,6 +31,7 @@ from .ordered import OrderedReader
 from .reader import Reader, Readings, Selection, joined
 from .rows import Rows
 from .several import FILE, SeveralSource, expanded
+from .skipped import Skipped
 from .text import TextReader
 
 POSITION = "position"
@@ -89,8 +90,8 @@ class Choice:
         `window` say otherwise. The table's id, time and rules are those that count then.
     last
         With a table, only the newest window of each series.
-    skip
-        Whether a line that cannot be read leaves the rows with it unanswered rather than stopping.
+    skipped
+        Where lines that cannot be read are counted, which leave the rows with them unanswered; None refuses them.
     dialect
         What is known of a CSV file.
     """
@@ -101,11 +102,16 @@ class Choice:
     time: Optional[str] = None
     time_format: Optional[str] = None
     missing: Missing = gaps.REFUSE
-    skip: bool = False
+    skipped: Optional[Skipped] = None
     dialect: Dialect = Dialect()
     order: Optional[str] = None
     table: Optional[Table] = None
     last: bool = False
+
+    @property
+    def skip(self) -> bool:
+        """Whether a line that cannot be read is passed over rather than refused."""
+        return self.skipped is not None
 
     def described(self) -> dict[str, Any]:
         """What rows depend on beside their columns, by parameter."""
@@ -278,6 +284,12 @@ class TableSource:
 
     def _lines(self, start: int, stop: Optional[int], most: int) -> Iterator[Readings]:
         """Lines `start` to `stop`, with values held from the lines before where so chosen."""
+        for readings in self._held(start, stop, most):
+            if self._choice.skipped:
+                self._choice.skipped.note(self._reader, readings)
+            yield readings
+
+    def _held(self, start: int, stop: Optional[int], most: int) -> Iterator[Readings]:
         missing = self._choice.missing
         if not isinstance(missing, int):
             yield from self._reader.read(self._selection, most, start, stop)
@@ -420,7 +432,7 @@ def _of_table(reader: Reader, metadata: Metadata, choice: Choice) -> Source:
             raise InputError(f"{reader.name} holds whole examples by input name; leave window= out")
         return ExampleSource(reader, metadata.inputs, choice.id)
     if choice.table is not None and not choice.columns and choice.window is None:
-        source = DeclaredSource(reader, choice.table, metadata.inputs, choice.skip)
+        source = DeclaredSource(reader, choice.table, metadata.inputs, choice.skipped)
         return LastRows(source) if choice.last else source
     if len(names) > 1:
         raise InputError(
