@@ -308,6 +308,35 @@ def test_a_horizon_learns_step_by_step(series) -> None:
     assert learning.coverage(rows, "y", 3, 0.9) == (1.0, 7 + 6 + 5)
 
 
+def test_as_many_answers_wait_as_truths_come_late(model, series, truths) -> None:
+    s = model.stream(samples=SAMPLES, rows=[3], ahead=100)
+    assert s.waiting == 101 and model.stream(ahead=7).waiting == 64
+    covered = follow(s, series, truths, 300, 420, delay=100)
+    assert len(covered) == 120 - 100 - STEPS + 1 and s.given_up == 0
+    resumed = model.resume(s.save())  # which says how many wait
+    assert resumed.waiting == 101 and resumed.save() == s.save()
+    with pytest.raises(InputError, match="ahead is -1"):
+        model.stream(ahead=-1)
+
+
+@pytest.mark.parametrize("before", (40, 100))
+def test_a_state_of_fewer_waiting_answers_goes_on_with_more(model, series, truths, before) -> None:
+    """Before and after its ring of 64 is full once."""
+    s, wanted = begun(model), model.stream(samples=SAMPLES, rows=[3], ahead=80)
+    for n in range(300, 300 + before):
+        for each in (s, wanted):
+            each.push(series[n : n + 1])
+    grown = model.resume(s.save(), ahead=80)
+    assert grown.waiting == 81
+    steps = [step for step in range(before + 1) if s.waits(step)]
+    assert steps == [step for step in range(before + 1) if grown.waits(step)] and len(steps) == min(before - 4, 64)
+    for step in (steps[0], steps[-1]):
+        assert grown.observe(0.3, step=step).pit == wanted.observe(0.3, step=step).pit
+    for n in range(300 + before, 317 + before):
+        grown.push(series[n : n + 1])
+    assert grown.waits(steps[1]) and grown.given_up == s.given_up
+
+
 # The command
 
 

@@ -362,6 +362,7 @@ class Model(Generic[Samples, Answers]):
         rows: ArrayLike = (0,),
         first_sample: int = 0,
         window: Optional[int] = None,
+        ahead: Optional[int] = None,
     ) -> Stream[Answers]:
         """A stream that starts with these rows.
 
@@ -377,6 +378,9 @@ class Model(Generic[Samples, Answers]):
             The ids of its rows (sensors), each once; () for none yet.
         window
             The steps of the windows that the model was trained on, where the artifact takes any number.
+        ahead
+            The most steps after its answer that a truth may come (default: as far as :attr:`table` looks ahead): so
+            many answers of a row wait for theirs, and 64 at least.
 
         Raises
         ------
@@ -391,11 +395,13 @@ class Model(Generic[Samples, Answers]):
         if window is None and self._table is not None and known_window(self.metadata) is None:
             window = self._table.window
         steps = steps_of(self._session, self._engine, drawn, window)
-        learning = learning_of(self._calibration, self.metadata, steps)
+        learning = learning_of(self._calibration, self.metadata, steps, ahead, self._table)
         start = fresh(self._identity(), self._budget, drawn, steps, learning, rows)
         return self._streaming(start, steps, learning)
 
-    def resume(self, data: Saved, on_new_artifact: OnNewArtifact = "refuse") -> Stream[Answers]:
+    def resume(
+        self, data: Saved, on_new_artifact: OnNewArtifact = "refuse", ahead: Optional[int] = None
+    ) -> Stream[Answers]:
         """The stream that :meth:`Stream.save` saved, to go on as if it had never stopped.
 
         Parameters
@@ -406,6 +412,8 @@ class Model(Generic[Samples, Answers]):
             What becomes of a stream of an artifact that gives other numbers (another model, or this one trained
             further): "refuse" it; "keep" its states, if they have the shapes of this artifact's, though its weights
             are others; or "reset" its rows to start anew, with the seed and the samples that they had.
+        ahead
+            As in :meth:`stream`; at least as many answers wait as did before.
 
         Raises
         ------
@@ -420,7 +428,7 @@ class Model(Generic[Samples, Answers]):
             drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
             window = file.window if known_window(self.metadata) is None else None
             steps = steps_of(self._session, self._engine, drawn, window)
-            learning = learning_of(self._calibration, self.metadata, steps)
+            learning = learning_of(self._calibration, self.metadata, steps, ahead, self._table)
             saved = file.resumed(self._identity(), steps.kept, learning, on_new_artifact)
             return self._streaming(saved, steps, learning)
 

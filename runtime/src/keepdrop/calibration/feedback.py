@@ -15,8 +15,8 @@ The state is plain arrays with an axis of rows before all others, so that a stre
 recurrent states. Functions change them in place, at the places of the rows they are given. Everything that is compared
 or shown is float32, as it is saved: a stream that is resumed goes on with the same numbers.
 
-An answer waits for its truth among the last WAITING of its row, by step. A truth may come late, out of order, for some
-elements before others, or never: the oldest answers are given up then, and counted.
+An answer waits for its truth among the last of its row, WAITING or more, by step. A truth may come late, out of order,
+for some elements before others, or never: the oldest answers are given up then, and counted.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ Arrays = Mapping[str, NDArray[Any]]
 RING, NEXT, CORRECTIONS, CURRENT = "ring", "ring_next", "corrections", "current"
 STEPS, MEDIANS, SCALES, ISSUED, KNOWN, TURN = "steps", "medians", "scales", "issued", "known", "turn"
 PITS, LEARNED, GIVEN_UP = "pits", "learned", "given_up"
+# What there is of each answer that waits.
+OF_WAITING = (STEPS, MEDIANS, SCALES, ISSUED, KNOWN)
 
 
 class Learned(NamedTuple):
@@ -122,11 +124,28 @@ class Tracker(NamedTuple):
         }
 
     def fits(self, arrays: Arrays) -> bool:
-        """Whether arrays that come from elsewhere, of the right shapes, can be a state."""
+        """Whether arrays from elsewhere, of the right shapes but for how many answers wait, can be a state."""
+        waiting = {arrays[name].shape[1] for name in OF_WAITING}
+        if len(waiting) > 1 or 0 in waiting:
+            return False
         counts = [arrays[name] for name in (NEXT, TURN, LEARNED, GIVEN_UP)]
         numbers = [arrays[name] for name in (RING, CORRECTIONS, CURRENT, ISSUED, MEDIANS, SCALES)]
         whole = all((array >= 0).all() for array in counts) and (arrays[NEXT] < WINDOW).all()
         return bool(whole and all(np.isfinite(array).all() for array in numbers))
+
+    def with_room(self, arrays: Arrays) -> Arrays:
+        """The state of rows of which fewer answers waited, with room for as many as wait here."""
+        before = arrays[STEPS].shape[1]
+        if before == self.waiting:
+            return arrays
+        rows = len(arrays[TURN])
+        turns = arrays[TURN][:, np.newaxis] - np.arange(1, before + 1)  # [rows, before], the newest first
+        found = {**arrays, **{name: array for name, array in self.empty(rows).items() if name in OF_WAITING}}
+        found[STEPS][:], found[KNOWN][:] = NO_STEP, True
+        row = np.arange(rows)[:, np.newaxis]
+        for name in OF_WAITING:
+            found[name][row, turns % self.waiting] = arrays[name][row, turns % before]
+        return found
 
     def empty(self, rows: int) -> dict[str, NDArray[Any]]:
         """The arrays of so many rows, each still to be started."""

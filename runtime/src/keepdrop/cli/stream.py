@@ -13,7 +13,6 @@ from typing import Optional, get_args
 
 import click
 
-from keepdrop.calibration.feedback import WAITING
 from keepdrop.errors import InputError
 from keepdrop.files import targets
 from keepdrop.files.opening import standard_input
@@ -149,9 +148,11 @@ def stream(
         truths_of = _targets(model, truths, ahead, coverage)
         choice = _choice(model, names, id_name, time, tuple(truths.values()))
         state_file = stack.enter_context(kept_in) if kept_in else None
-        running = _resumed(model, state_file, on_new_artifact, samples=samples, seed=seed, window=window)
+        furthest = max((max(target.ahead) for target in truths_of), default=None)
+        running = _resumed(model, state_file, on_new_artifact, furthest, samples=samples, seed=seed, window=window)
         if running is None:
-            running = model.stream(samples=samples, seed=0 if seed is None else seed, rows=(), window=window)
+            given = 0 if seed is None else seed
+            running = model.stream(samples=samples, seed=given, rows=(), window=window, ahead=furthest)
         kept = _Kept(running, state_file, save_every)
         stack.enter_context(ending_by_signal(kept.what_remains))
         interrupts = stack.enter_context(BetweenLines())
@@ -227,17 +228,21 @@ def _told_at_end(running: Stream, sensors: Sensors) -> Iterator[None]:
     finally:
         given_up = running.given_up - before
         if sensors.truths and given_up > 0:
-            kept = f"a row keeps its last {WAITING} for theirs"
+            kept = f"a row keeps its last {running.waiting} for theirs"
             click.echo(f"keepdrop: {given_up} answers were given up without a truth: {kept}", err=True)
 
 
 def _resumed(
-    model: Model, state: Optional[StateFile], on_new_artifact: OnNewArtifact, **given: Optional[int]
+    model: Model,
+    state: Optional[StateFile],
+    on_new_artifact: OnNewArtifact,
+    ahead: Optional[int],
+    **given: Optional[int],
 ) -> Optional[Stream]:
     """The stream that was kept; None if there is none."""
     if state is None or not state.exists:
         return None
-    running = model.resume(state.path, on_new_artifact)
+    running = model.resume(state.path, on_new_artifact, ahead)
     for name, asked in given.items():
         kept = getattr(running, name)
         if asked is not None and asked != kept:

@@ -15,6 +15,8 @@ from keepdrop.run.engine import Engine
 from keepdrop.run.memory import Budget
 from keepdrop.run.request import integer, row_ids
 from keepdrop.run.session import AnySession
+from keepdrop.table import Table
+from keepdrop.table.declared import MOST_LINES
 
 from .learning import Learning
 from .recurrent import Recurrent
@@ -66,10 +68,15 @@ def checked_drawn(metadata: Metadata, samples: Optional[int], seed: int, first_s
     )
 
 
-def learning_of(calibration: Optional[Calibration], metadata: Metadata, steps: Steps) -> Optional[Learning]:
-    """What learns from truths; None where nothing is calibrated."""
+def learning_of(
+    calibration: Optional[Calibration], metadata: Metadata, steps: Steps, ahead: Optional[int], table: Optional[Table]
+) -> Optional[Learning]:
+    """What learns from truths, `ahead` steps late or as the table says; None where nothing is calibrated."""
+    if ahead is None:
+        ahead = max((max(target.ahead) for target in table.outputs.values()), default=0) if table else 0
+    ahead = integer("ahead", ahead, least=0, most=MOST_LINES)
     once = [tensor.name for tensor, timed in zip(metadata.outputs, steps.timed) if not timed]
-    return None if calibration is None else Learning(calibration, once)
+    return None if calibration is None else Learning(calibration, once, ahead)
 
 
 def fresh(

@@ -15,7 +15,17 @@ from keepdrop.answer.moments import median
 from keepdrop.answer.observation import centre_and_variance
 from keepdrop.answer.prediction import Prediction
 from keepdrop.artifact.metadata import VALUE
-from keepdrop.calibration.feedback import CURRENT, GIVEN_UP, LEARNED, Learned, Tracked, Tracker
+from keepdrop.calibration.feedback import (
+    CURRENT,
+    GIVEN_UP,
+    LEARNED,
+    OF_WAITING,
+    STEPS,
+    WAITING,
+    Learned,
+    Tracked,
+    Tracker,
+)
 from keepdrop.calibration.record import Calibration, Values
 from keepdrop.errors import InputError
 
@@ -74,15 +84,18 @@ class Learning:
         What calibrated the artifact.
     outputs
         Those that answer a push once: not those that answer each of its steps.
+    ahead
+        How many steps after its answer a truth may come: of a row so many answers wait, and WAITING at least.
     """
 
-    def __init__(self, calibration: Calibration, outputs: Sequence[str]) -> None:
+    def __init__(self, calibration: Calibration, outputs: Sequence[str], ahead: int = 0) -> None:
+        self.waiting = max(WAITING, ahead + 1)
         self._numbers = sum(math.prod(values.shape) for values in calibration.values if values.output in outputs)
         self._given: list[_Given] = []
         self._snapshots: list[weakref.ref[Snapshot]] = []
         self.calibration = calibration
         self._of = {v.output: v for v in calibration.values if v.output in outputs}
-        self._trackers = {name: _tracker(values) for name, values in self._of.items()}
+        self._trackers = {name: _tracker(values, self.waiting) for name, values in self._of.items()}
         self._entries = {
             name: [(array, _entry(name, array)) for array in tracker.shapes()]
             for name, tracker in self._trackers.items()
@@ -111,6 +124,14 @@ class Learning:
             for name, described in tracker.shapes().items()
         }
 
+    def stored_shapes(self) -> dict[str, tuple[tuple[Optional[int], ...], str]]:
+        """The same of a file, in which any number of answers may wait: None."""
+        return {
+            _entry(output, name): ((None, *shape[1:]) if name in OF_WAITING else shape, dtype)
+            for output, tracker in self._trackers.items()
+            for name, (shape, dtype) in tracker.shapes().items()
+        }
+
     def begun(self, rows: int) -> dict[str, NDArray[Any]]:
         """The arrays of so many rows that have learned nothing yet."""
         found: dict[str, NDArray[Any]] = {}
@@ -121,12 +142,23 @@ class Learning:
             found.update({_entry(output, name): array for name, array in arrays.items()})
         return found
 
-    def fits(self, arrays: Arrays) -> bool:
-        """Whether arrays that come from a file, of the right shapes, can be those of some rows."""
-        return all(
-            tracker.fits({name: arrays[_entry(output, name)] for name in tracker.shapes()})
-            for output, tracker in self._trackers.items()
-        )
+    def adopted(self, arrays: Arrays) -> Optional[dict[str, NDArray[Any]]]:
+        """Arrays of `stored_shapes` that come from a file, as those of some rows; None where they cannot be that.
+
+        As many answers wait from now on as there, if these are more.
+        """
+        parts = {
+            o: {name: arrays[_entry(o, name)] for name in tracker.shapes()} for o, tracker in self._trackers.items()
+        }
+        if not all(self._trackers[output].fits(part) for output, part in parts.items()):
+            return None
+        self.waiting = max([self.waiting, *(part[STEPS].shape[1] for part in parts.values())])
+        self._trackers = {name: each._replace(waiting=self.waiting) for name, each in self._trackers.items()}
+        found: dict[str, NDArray[Any]] = {}
+        for output, part in parts.items():
+            roomy = self._trackers[output].with_room(part)
+            found.update({_entry(output, name): array for name, array in roomy.items()})
+        return found
 
     def start(self, rows: RowStore, place: int) -> None:
         """A row that is new."""
@@ -235,9 +267,9 @@ def _entry(output: str, name: str) -> str:
     return f"{output}/{name}"
 
 
-def _tracker(values: Values) -> Tracker:
+def _tracker(values: Values, waiting: int) -> Tracker:
     starts = np.array([values.scores[which].knots for which in values.which])
-    return Tracker(values.output, starts, np.array(values.a), np.array(values.b))
+    return Tracker(values.output, starts, np.array(values.a), np.array(values.b), waiting)
 
 
 def _digest(trackers: Any) -> str:

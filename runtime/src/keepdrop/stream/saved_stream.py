@@ -96,14 +96,14 @@ class Learner(Protocol):
 
     digest: str
 
-    def shapes(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape without the axis of rows, and dtype, of each array by its name."""
+    def stored_shapes(self) -> dict[str, tuple[tuple[Optional[int], ...], str]]:
+        """Shape without the axis of rows, None for any size, and dtype, of each array by its name."""
 
     def begun(self, rows: int) -> dict[str, NDArray[Any]]:
         """The arrays of so many rows that have learned nothing yet."""
 
-    def fits(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
-        """Whether arrays that come from a file, of the right shapes, can be those of some rows."""
+    def adopted(self, arrays: Mapping[str, NDArray[Any]]) -> Optional[Mapping[str, NDArray[Any]]]:
+        """Arrays of these shapes that come from a file, as those of some rows; None where they cannot be that."""
 
 
 def state_shape(state: State, rows: int, samples: int) -> tuple[int, ...]:
@@ -247,11 +247,12 @@ class StreamFile:
         if learning is not None and digest == learning.digest:
             learned = {
                 name: entries.take(FEEDBACK + name, dtype, (rows, *shape))
-                for name, (shape, dtype) in learning.shapes().items()
+                for name, (shape, dtype) in learning.stored_shapes().items()
             }
-            if not learning.fits(learned):
+            adopted = learning.adopted(learned)
+            if adopted is None:
                 raise entries.refusal("what its rows learned is out of range")
-            return learned
+            return adopted
         entries.leave(FEEDBACK)
         return learning.begun(rows) if learning else {}
 

@@ -221,7 +221,7 @@ class Stream(Generic[Answers]):
     ) -> Learned:
         """Learn what was observed where an answer had forecast it: the row's next intervals know.
 
-        Truths may come late, in any order, or never: the last 64 answers of a row wait for theirs.
+        Truths may come late, in any order, or never: the last answers of a row wait for theirs (`waiting`).
 
         Parameters
         ----------
@@ -288,9 +288,14 @@ class Stream(Generic[Answers]):
 
     @property
     def given_up(self) -> int:
-        """How many answers were dropped before their truth came: a row keeps its last 64 for that."""
+        """How many answers were dropped before their truth came: a row keeps its last ones for that (`waiting`)."""
         with self._lock:
             return self._learning.given_up(self._rows) if self._learning else 0
+
+    @property
+    def waiting(self) -> int:
+        """How many of a row's last answers wait for their truth: 64, or as many as truths come later."""
+        return self._learning.waiting if self._learning else 0
 
     @property
     def learns(self) -> tuple[str, ...]:
