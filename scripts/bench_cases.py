@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import keepdrop
-from keepdrop_exporter.cli import silent_start
+from keepdrop_exporter.options import silent_start
 
 with silent_start():
     import keras

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from keepdrop_exporter.cli import silent_start
+from keepdrop_exporter.options import silent_start
 
 CASES = ("dense", "embedding", "lstm")
 # Linux counts in KiB, macOS in bytes.

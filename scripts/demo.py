@@ -19,7 +19,7 @@ import numpy as np
 from vega_datasets import data
 
 import keepdrop
-from keepdrop_exporter.cli import silent_start
+from keepdrop_exporter.options import silent_start
 
 with silent_start():
     import keras

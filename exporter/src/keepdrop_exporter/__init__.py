@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .retrofit import with_dropout
     from .scalers import scaler_json
     from .scaling import with_scaling
+    from .tuning.rates import Tuning, tune
 
 __all__ = [
     "ConvertError",
@@ -38,12 +39,14 @@ __all__ = [
     "Report",
     "RetrofitError",
     "ScalingError",
+    "Tuning",
     "VerifyError",
     "__version__",
     "export",
     "load",
     "load_savedmodel",
     "scaler_json",
+    "tune",
     "verify",
     "with_dropout",
     "with_scaling",
@@ -56,6 +59,7 @@ _WITH_TENSORFLOW = {
     "with_dropout": ".retrofit",
     "scaler_json": ".scalers",
     "with_scaling": ".scaling",
+    **dict.fromkeys(("Tuning", "tune"), ".tuning.rates"),
     "load_savedmodel": ".formats.savedmodel",
     **dict.fromkeys(("MonteCarloDropout", "MonteCarloGRU", "MonteCarloLSTM", "MonteCarloSimpleRNN"), ".monte_carlo"),
 }

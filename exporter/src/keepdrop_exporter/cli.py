@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +16,7 @@ from keepdrop.artifact.metadata import DEFAULT_SAMPLES
 from keepdrop.cli.options import declared_heads, head_option, json_option
 from keepdrop.files.targets import refuse_overwriting
 
+from .options import LOADING, SCALING, TABLE, custom_objects, dropout_option, exporter, with_options
 from .plan import ATOL, RTOL
 
 if TYPE_CHECKING:
@@ -48,89 +45,6 @@ _verification = [
 ]
 
 
-_loading = [
-    click.option(
-        "--weights",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="The weights (.h5), where MODEL is the .json of an architecture.",
-    ),
-    click.option(
-        "--custom",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Python file with the classes and functions of MODEL that are not Keras'. Runs that file.",
-    ),
-    click.option(
-        "--trust-code",
-        is_flag=True,
-        help="Run the Python code that Lambda layers have left in MODEL. It can do whatever you can: only for files "
-        "whose maker you trust.",
-    ),
-    click.option(
-        "--input-shape",
-        "input_shapes",
-        multiple=True,
-        metavar="[NAME=]SIZE,...",
-        callback=lambda context, parameter, values: _shapes(values),
-        help="Shape of an input without the batch, ? for a free length, where MODEL is of a class of its own and does "
-        "not say; NAME is the argument of its call; can be repeated. Example: --input-shape 24,3",
-    ),
-]
-
-
-def _with(options: list[Any]) -> Callable[[Any], Any]:
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-def _shapes(values: tuple[str, ...]) -> dict[str, tuple[int | None, ...]] | None:
-    shapes = {}
-    for value in values:
-        name, _, sizes = value.rpartition("=")
-        try:
-            shapes[name] = tuple(None if size.strip() in ("?", "None") else int(size) for size in sizes.split(","))
-        except ValueError as error:
-            raise click.BadParameter(f"{value!r}; give it as 24,3 or NAME=24,3, with ? for a free length") from error
-    return shapes or None
-
-
-def _rates(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
-    rates = {}
-    for value in values:
-        place, _, rate = value.rpartition("=")
-        try:
-            rates[place] = float(rate)
-        except ValueError:
-            place = ""
-        if not place:
-            raise click.BadParameter(f"{value!r}; give it as LAYER=RATE, such as lstm.recurrent=0.25")
-    return rates
-
-
-_scaling = [
-    click.option(
-        "--input-scaler",
-        type=click.Path(path_type=Path),
-        metavar="FILE.json",
-        help='What the inputs were scaled with, {"mean": [...], "scale": [...]} or {"min": [...], "max": [...]}: raw '
-        "numbers go in.",
-    ),
-    click.option(
-        "--output-scaler",
-        type=click.Path(path_type=Path),
-        metavar="FILE.json",
-        help="What the targets were scaled with: raw numbers come out.",
-    ),
-]
-
-
-def _dropout(help: str) -> Callable[[Any], Any]:
-    return click.option("--dropout", multiple=True, metavar="LAYER=RATE", callback=_rates, help=help)
-
-
 @click.command(
     epilog="Example: keepdrop export forecaster.keras -o forecaster.onnx",
     short_help="Turn a Keras model into a file that samples.",
@@ -148,14 +62,9 @@ def _dropout(help: str) -> Callable[[Any], Any]:
     type=click.Choice(["onnx", "savedmodel"]),
     help="What to write. [default: onnx where OUTPUT ends in .onnx, savedmodel where it has no suffix]",
 )
-@_dropout("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
-@_with(_scaling)
-@click.option(
-    "--table",
-    type=click.Path(path_type=Path),
-    metavar="FILE.json",
-    help="What the columns of raw readings mean, and what the outputs forecast: predict then takes the raw file.",
-)
+@dropout_option("Set a rate first: a dropout layer's, LAYER.input or LAYER.recurrent; globs; can be repeated.")
+@with_options(SCALING)
+@TABLE
 @click.option(
     "--default-samples",
     default=DEFAULT_SAMPLES,
@@ -170,7 +79,7 @@ def _dropout(help: str) -> Callable[[Any], Any]:
     help="Also write calls of the file and their outputs, by which keepdrop check proves a device.",
 )
 @head_option("what the model ends in")
-@_with([*_loading, *_verification])
+@with_options([*LOADING, *_verification])
 def export(
     model: Path,
     output: Path | None,
@@ -208,7 +117,7 @@ def export(
     """
     target = output or model.with_suffix("" if format == "savedmodel" else ".onnx")
     refuse_overwriting({"the artifact": target}, {"the data": data, "the custom code": custom})
-    api = _exporter()
+    api = exporter()
     began = time.perf_counter()
 
     def progress(stage: str) -> None:
@@ -221,7 +130,7 @@ def export(
         format=format,
         heads=declared_heads(heads),
         data=_read(data),
-        custom_objects=_custom_objects(custom),
+        custom_objects=custom_objects(custom),
         progress=progress,
         **options,
     )
@@ -253,16 +162,16 @@ def export(
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.argument("artifact", type=click.Path(path_type=Path))
-@_dropout("A rate that was set on the way to ARTIFACT, as for export; can be repeated.")
-@_with(_scaling)
-@_with([*_loading, *_verification])
+@dropout_option("A rate that was set on the way to ARTIFACT, as for export; can be repeated.")
+@with_options(SCALING)
+@with_options([*LOADING, *_verification])
 def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom: Path | None, **options: Any) -> None:
     """Compare the samples of ARTIFACT with those stock Keras computes from MODEL, the file it was made from.
 
     MODEL and the options for it are as for export.
     """
-    api = _exporter()
-    report = api.verify(model, artifact, data=_read(data), custom_objects=_custom_objects(custom), **options)
+    api = exporter()
+    report = api.verify(model, artifact, data=_read(data), custom_objects=custom_objects(custom), **options)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(report)))
     else:
@@ -275,10 +184,10 @@ def verify(model: Path, artifact: Path, as_json: bool, data: Path | None, custom
 )
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .keras file to write.")
-@_dropout(
+@dropout_option(
     "LAYER=RATE for a dropout layer (0 takes it out), LAYER.input or LAYER.recurrent; globs; can be repeated.",
 )
-@_with([*_scaling, *_loading])
+@with_options([*SCALING, *LOADING])
 @json_option
 def retrofit(
     model: Path, output: Path, dropout: dict[str, float], as_json: bool, custom: Path | None, **options: Any
@@ -294,10 +203,10 @@ def retrofit(
     if not dropout and options["input_scaler"] is None and options["output_scaler"] is None:
         raise click.UsageError("Nothing to set: give --dropout LAYER=RATE, --input-scaler or --output-scaler.")
     refuse_overwriting({"the new model": output}, {"the custom code": custom})
-    _exporter()
+    exporter()
     from .retrofit import save_with_dropout
 
-    changes = save_with_dropout(model, output, dropout, custom_objects=_custom_objects(custom), **options)
+    changes = save_with_dropout(model, output, dropout, custom_objects=custom_objects(custom), **options)
     if as_json:
         click.echo(json.dumps({"path": str(output), "changes": changes}))
         return
@@ -305,40 +214,6 @@ def retrofit(
     click.echo(f"{output}: the weights of {model}, and its output without dropout{', on raw numbers' * raw}")
     for change in changes:
         click.echo(f"  {change}")
-
-
-@contextlib.contextmanager
-def silent_start() -> Iterator[None]:
-    """Let TensorFlow be imported without its notes on GPUs and CPU features, which come before any log level counts."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _exporter() -> Any:
-    from .backend import own_process
-
-    with silent_start():
-        own_process()
-    import keepdrop_exporter
-
-    return keepdrop_exporter
-
-
-def _custom_objects(path: Path | None) -> Any:
-    if path is None:
-        return None
-    from keepdrop_exporter.loading.custom_code import custom_objects
-
-    return custom_objects(path)
 
 
 def _read(path: Path | None) -> Any:

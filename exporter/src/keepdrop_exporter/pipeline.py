@@ -173,15 +173,15 @@ def export(
     )
     form.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
-    declared = None if table is None else _table(table)
-    columns = None if declared is None else _columns(declared, retrofit_model)
+    declared = None if table is None else declared_table(table)
+    columns = None if declared is None else columns_of(declared, retrofit_model)
     raw_model, lines = scaled(retrofit_model, input_scaler, output_scaler, heads, columns)
     loaded = replace(loaded, model=raw_model, changes=(*loaded.changes, *changes, *lines))
     atol = absolute_tolerance(atol, raw_model, output_scaler)
     progress("plan")
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
-    text = None if declared is None else _fitted(declared, plan, known_heads).to_json()
+    text = None if declared is None else fitted_table(declared, plan, known_heads).to_json()
     progress("trace")
     traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
     progress("convert")
@@ -274,7 +274,8 @@ def verify(
         raise VerifyError(f"{another}{error}") from error
 
 
-def _table(table: Table | Mapping[str, Any] | str | Path) -> Table:
+def declared_table(table: Table | Mapping[str, Any] | str | Path) -> Table:
+    """What columns mean, as ``export`` takes it; ExportError where it is none."""
     try:
         if isinstance(table, Table):
             return table
@@ -283,13 +284,14 @@ def _table(table: Table | Mapping[str, Any] | str | Path) -> Table:
         raise ExportError(f"table: {error}") from error
 
 
-def _columns(table: Table, model: keras.Model) -> dict[str, tuple[str, ...]]:
+def columns_of(table: Table, model: keras.Model) -> dict[str, tuple[str, ...]]:
     """The names of each input's columns; of a table that does not name the only input, those of the first."""
     first = tensors(model)[0][0].name
     return {name or first: of.names for name, of in table.inputs.items()}
 
 
-def _fitted(table: Table, plan: Plan, heads: tuple[Head, ...]) -> Table:
+def fitted_table(table: Table, plan: Plan, heads: tuple[Head, ...]) -> Table:
+    """The table with the names and lengths that the model has; ExportError where it is not that model's."""
     try:
         return fitted(table, plan.inputs, plan.outputs, heads)
     except InputError as error:

@@ -92,6 +92,18 @@ def retrofitted(model: keras.Model, dropout: Mapping[str, float]) -> tuple[keras
     return retrofit.built(), retrofit.changes
 
 
+def places(model: keras.Model) -> dict[str, float | None]:
+    """Where rates can be set, in the order of the layers, and the rate that is there; None where no dropout is yet.
+
+    Raises
+    ------
+    RetrofitError
+        The model is not functional, or is stateful.
+    """
+    found = _Retrofit(model, {})._places
+    return {name: place.rate if place.keys else None for name, place in found.items()}
+
+
 def save_with_dropout(
     model: keras.Model | str | Path,
     path: str | Path,
@@ -401,7 +413,7 @@ def _refuse_other_output(model: keras.Model, other: keras.Model) -> None:
     rows = model.inputs[0].shape[0] or 3
     for x in random_batches(Plan(model, inputs, outputs, (), ()), rows, 0):
         arrays = [x[t.name] for t in inputs]
-        before, after = _deterministic(model, arrays), _deterministic(other, arrays)
+        before, after = without_dropout(model, arrays), without_dropout(other, arrays)
         for tensor, old, new in zip(outputs, before, after, strict=True):
             # The order of summation follows the rates: with recurrent dropout Keras takes a product for each gate.
             if not np.allclose(new, old, rtol=RTOL, atol=ATOL, equal_nan=True):
@@ -411,7 +423,14 @@ def _refuse_other_output(model: keras.Model, other: keras.Model) -> None:
                 )
 
 
-def _deterministic(model: keras.Model, inputs: list[Any]) -> list[Any]:
+def without_dropout(model: keras.Model, inputs: list[Any]) -> list[Any]:
+    """The model's outputs, flat, from flat inputs, with nothing drawn, not even where a layer always draws.
+
+    Raises
+    ------
+    RetrofitError
+        The model draws in a way that has no neutral value.
+    """
     with keras_hooks.sampling_state(model), keras_hooks.intercept(_Still()):
         return [np.asarray(y) for y in call_model(model, inputs, training=False)]
 

@@ -85,6 +85,13 @@ def make_plan(model: keras.Model) -> Plan:
     return Plan(model, inputs, outputs, _draws(short, long), tuple(short.generators), _notes(model), batch_first)
 
 
+def draws_anything(model: keras.Model) -> bool:
+    """Whether something in the model is random as it is; Refusal where a draw cannot be followed."""
+    inputs, _ = tensors(model)
+    with keras_hooks.sampling_state(model):
+        return bool(_record(model, inputs, _BATCHES[0], LENGTHS[0]).events)
+
+
 def _observed(output: Tensor, short: tf.TensorShape, long: tf.TensorShape) -> Tensor:
     """An output with the sizes it was seen to have: Keras declares Bidirectional's as if both directions were alike."""
     known = [

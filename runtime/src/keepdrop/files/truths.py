@@ -37,7 +37,8 @@ class Target(NamedTuple):
 class LabelledRows:
     """Inputs and targets as :func:`keepdrop.calibrate` takes them, and what is to be said of them.
 
-    ``first_times`` are those of the first line of each row's window, ``times`` those of the last.
+    ``first_times`` are those of the first line of each row's window, ``times`` those of the last; ``ahead`` is how many
+    lines after it the furthest target stands.
     """
 
     inputs: Any
@@ -47,6 +48,7 @@ class LabelledRows:
     first_times: Optional[NDArray[np.datetime64]]
     series: Optional[NDArray[Any]]
     notes: tuple[str, ...]
+    ahead: int = 0
 
 
 def labelled_rows(
@@ -166,7 +168,8 @@ def _from_columns(
     first = None if lines.times is None else lines.times[np.maximum(at - window + 1, 0)]
     ids = at - window + 1 if rows.ids is None else rows.ids
     series = None if choice.id is None else lines.texts[choice.id][at].astype(str)
-    return LabelledRows(rows.inputs, found, ids.astype(np.int64), times, first, series, tuple(notes))
+    furthest = max(max(target.ahead) for target in wanted)
+    return LabelledRows(rows.inputs, found, ids.astype(np.int64), times, first, series, tuple(notes), furthest)
 
 
 def declared_rows(files: Sequence[Path], metadata: Metadata, table: Table, choice: Choice) -> LabelledRows:
@@ -214,6 +217,7 @@ def declared_rows(files: Sequence[Path], metadata: Metadata, table: Table, choic
         None if first is None else first[kept],
         None if table.id is None or table.id not in labels else labels[table.id][kept],
         (*notes, *([_skips(lost)] if lost else [])),
+        max(max(table.outputs[output].ahead) for output in found),
     )
 
 

@@ -96,7 +96,8 @@ class OutputEvaluation:
     ``parts`` are by ``"spread"`` (fifths of the samples' standard deviation, narrowest first), ``"time"`` (fifths of
     the rows), ``"series"`` and ``"step"`` (of a horizon), as far as there are several. ``correlation`` is Spearman's,
     of spread and size of error: above 0 where the model knows when it is unsure. ``unit`` is that of the artifact's
-    table.
+    table. ``shown`` has what pictures and comparisons are made of, in the order of time: among it ``"raw loss"`` and
+    ``"calibrated loss"``, the CRPS or log score of each row's elements, NaN where there is no target.
     """
 
     output: str
@@ -307,6 +308,7 @@ def _of_values(
             **{f"{way} low": arrays[f"{way} ends"][..., 2 * at] for way in ways},
             **{f"{way} high": arrays[f"{way} ends"][..., 2 * at + 1] for way in ways},
             **{f"{way} inside": insides[way] for way in ways if way in insides},
+            **{f"{way} loss": np.where(known, arrays[f"{way} crps"], np.nan) for way in ways},
         },
     )
 
@@ -411,12 +413,15 @@ def _of_classes(
     labels = targets[known].astype(np.int64)
     series = of.series[of.order]
     figures = {}
+    losses = {}
     for way in (RAW, CALIBRATED):
         if way in whole:
             p = _two_classes(whole[way][of.order], kind)[known]
+            losses[f"{way} loss"] = np.full(known.shape, np.nan)
+            losses[f"{way} loss"][known] = metrics.log_score(p, labels)
             figures[way] = ClassFigures(
                 accuracy=float(np.mean(p.argmax(axis=-1) == labels)),
-                log_score=float(np.mean(metrics.log_score(p, labels))),
+                log_score=float(np.mean(losses[f"{way} loss"][known])),
                 brier=float(np.mean(metrics.brier(p, labels))),
                 calibration_error=metrics.calibration_error(p, labels),
             )
@@ -448,7 +453,7 @@ def _of_classes(
         values={},
         classes=figures,
         parts={},
-        shown={"labels": labels, **{way: _two_classes(whole[way][of.order], kind)[known] for way in figures}},
+        shown={"labels": labels, **{way: _two_classes(whole[way][of.order], kind)[known] for way in figures}, **losses},
     )
 
 

@@ -1,0 +1,1 @@
+"""Tuning: which dropout rate, and where, makes the intervals of a trained model best."""
