@@ -14,6 +14,8 @@ from keepdrop.cli.labels import labels_options
 from keepdrop.cli.options import INT64, Share, declared_heads, head_option, json_option
 from keepdrop.cli.progress import bar
 from keepdrop.files import targets as files
+from keepdrop.files.several import expanded
+from keepdrop.files.sources import SUFFIXES
 from keepdrop.files.truths import LabelledRows
 from keepdrop.labelled.rows import Labelled, labelled
 from keepdrop_exporter.options import LOADING, SCALING, TABLE, custom_objects, exporter, with_options
@@ -110,7 +112,7 @@ def tune(
       keepdrop tune plain.keras since.csv --table table.json --rates 0.05,0.1,0.2 --where lstm.input,lstm.recurrent,head
       keepdrop tune plain.keras x.npy --targets y.npy --plot rates.html
     """
-    read = {"the model": model, "the targets": targets, **{f"the input {path}": path for path in data}}
+    read = {"the model": model, "the file of targets": targets, **files.inputs(expanded(data, SUFFIXES))}
     files.refuse_overwriting({"the picture": plot}, read)
     if plot:
         files.check(plot, (".html", ".htm"))

@@ -54,6 +54,7 @@ class Figures:
     raw_coverage: float | None
     width: float | None
     correlation: float | None
+    unit: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +150,7 @@ def _figures(parts: Sequence[OutputEvaluation], level: float) -> Figures:
         raw_coverage=mean(raw_coverage),
         width=mean(width),
         correlation=mean([part.correlation for part in parts]),
+        unit=parts[0].unit,
     )
 
 

@@ -18,7 +18,8 @@ def told(of: Tuning) -> str:
         f"between; {of.samples} samples, seed {of.seed}"
     ]
     for figures in of.none.outputs:
-        lines += ["", f"{figures.output}: {figures.rows:,} rows judged", *_table(of, figures.output)]
+        name = figures.output if figures.unit is None else f"{figures.output} [{figures.unit}]"
+        lines += ["", f"{name}: {figures.rows:,} rows judged", *_table(of, figures.output)]
     refused = [f"{choice.name}: {choice.refused}" for choice in of.choices if choice.refused is not None]
     return "\n".join([*lines, "", *refused, verdict(of)])
 
