@@ -107,6 +107,7 @@ def export(
         The ONNX file or the directory to write.
     streaming
         Whether the artifact takes one step after another and carries its states along, for ``keepdrop.Model.stream``.
+        What stateful layers carry from call to call is then among them.
     format
         ``"onnx"``, or ``"savedmodel"`` for a TensorFlow SavedModel with the same signature. By default ONNX where
         the path ends in ``.onnx``, and a SavedModel where it has no suffix.
@@ -169,7 +170,13 @@ def export(
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
     loaded = taken(
-        model, custom_objects, weights, trust_code=trust_code, most_bytes=form.most_bytes, input_shapes=input_shapes
+        model,
+        custom_objects,
+        weights,
+        trust_code=trust_code,
+        most_bytes=form.most_bytes,
+        input_shapes=input_shapes,
+        streaming=streaming,
     )
     form.refuse_size(loaded.model)
     retrofit_model, changes = retrofitted(loaded.model, dropout or {})
@@ -258,12 +265,13 @@ def verify(
         Samples differ from Keras'; or nothing varies over samples; or another seed gives the same samples, the
         same seed others; or samples depend on how a call is cut into chunks.
     """
-    loaded = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes)
     metadata = open_artifact(artifact).metadata
+    streams = metadata.stream is not None
+    loaded = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes, streaming=streams)
     another = ""
     if None not in (loaded.sha256, metadata.source_sha256) and loaded.sha256 != metadata.source_sha256:
         another = f"{artifact} was made from another file than {model} (their SHA-256 differ): "
-    check = verify_plan if metadata.stream is None else verify_stream
+    check = verify_stream if streams else verify_plan
     keras_model, _ = retrofitted(loaded.model, dropout or {})
     keras_model, _ = scaled(keras_model, input_scaler, output_scaler, _declared(metadata.heads))
     atol = absolute_tolerance(atol, keras_model, output_scaler)

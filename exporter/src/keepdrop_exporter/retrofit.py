@@ -201,7 +201,8 @@ class _Retrofit:
             if getattr(layer, "stateful", False):
                 raise RetrofitError(
                     f"layer {self._paths.get(id(layer), layer.name)!r} is stateful, so that what the model gives "
-                    "depends on what it was given before; build it again with stateful=False and load the weights"
+                    "depends on what it was given before; export it with --dropout and --streaming, or build it "
+                    "again with stateful=False and load the weights"
                 )
         self._places: dict[str, _Place] = {}
         self._reasons: dict[str, str] = {}

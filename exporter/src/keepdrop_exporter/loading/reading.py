@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import math
@@ -9,7 +10,7 @@ import re
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from .buildable import buildable
 from .keras2 import activations, descriptions, layout_2_13, operators
 from .keras2 import savedmodel as keras2_savedmodel
 from .keras2 import weights as keras2_weights
-from .lifting import lifted
+from .lifting import lifted, stateless
 from .trust import lambda_refused, refuse_code
 
 _HDF5 = (".h5", ".hdf5")
@@ -89,8 +90,12 @@ def read(
     trust_code: bool = False,
     most_bytes: int | None = None,
     input_shapes: Mapping[str, fitting.Shape] | fitting.Shape | None = None,
+    streaming: bool = False,
 ) -> Loaded:
-    """``load``, with what it changed; weights that take more than ``most_bytes`` as float32 are refused unread."""
+    """``load``, with what it changed; weights that take more than ``most_bytes`` as float32 are refused unread.
+
+    ``streaming``: for a stream, which carries the states of stateful layers.
+    """
     path, weights = Path(path), None if weights is None else Path(weights)
     for given in (path, weights):
         if given is not None and not given.exists():
@@ -108,7 +113,7 @@ def read(
         model, changes = reading.architecture(weights)
     else:
         raise LoadError(f"{path}: a Keras model is {_ACCEPTED}; save it with model.save('name.keras')")
-    model, fitted = reading.fitted(model)
+    model, fitted = reading.fitted(model, streaming)
     return Loaded(model, (*changes, *fitted), archive.sha256(path, *([weights] if weights else [])))
 
 
@@ -213,18 +218,27 @@ class _Reading:
         model, changes = self._rewritten(config, version)
         return model, changes + keras2_weights.put(self._path, model, saved)
 
-    def fitted(self, model: keras.Model) -> _Found:
+    def fitted(self, model: keras.Model, streaming: bool) -> _Found:
         """The model as the stages that follow can take it."""
         model, inputs = self._with_inputs(model)
         with self._custom_scope(""):
             model, precision = fitting.as_float32(model, trust_code=self._trust_code)
+            carried: list[str] = []
+            if streaming:
+                with self._naming_the_file():
+                    model, carried = stateless(model, trust_code=self._trust_code)
             model, free = lifted(model, trust_code=self._trust_code)
             names = fitting.fit_names(model)
-        return model, [*inputs, *precision, *free, *names]
+        return model, [*inputs, *precision, *carried, *free, *names]
 
     def _with_inputs(self, model: keras.Model) -> _Found:
-        try:
+        with self._naming_the_file():
             return fitting.with_inputs(model, self._shapes)
+
+    @contextlib.contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
         except LoadError as error:
             raise LoadError(f"{self._path}: {error}") from error
 

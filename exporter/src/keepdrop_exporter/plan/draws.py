@@ -408,7 +408,8 @@ def _refuse_layers(model: keras.Model) -> None:
             )
         if getattr(layer, "stateful", False):
             raise Refusal(
-                f"layer {name!r} is stateful: its state would pass from one sample to the next; build it again with "
+                f"layer {name!r} is stateful: its state would pass from one sample to the next; export it as a stream, "
+                "which carries it from step to step (--streaming, streaming=True), or build it again with "
                 "stateful=False and load the weights"
             )
         if keras_hooks.shapes_do_not_fit(layer):
