@@ -221,6 +221,32 @@ def test_classes(run, classifier, classified) -> None:
     run("predict", "c.onnx", "x.npy", "-o", "out.csv", "--interval", "0.9")
 
 
+def test_classes_may_be_told_by_the_labels_of_the_table(run, classifier, classified) -> None:
+    """The same as by their numbers; a column of them that holds another name is told by its line."""
+    x, y = classified(300)
+    labels = np.array(["calm", "glad", "sad"])
+    table = keepdrop.Table(["a", "b", "c"], {"mood": {"target": "felt", "labels": labels.tolist()}})
+    Path("classes.onnx").write_bytes(with_properties(classifier.to_bytes(), {TABLE_KEY: table.to_json()}))
+    with open("felt.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["felt", "a", "b", "c"])
+        writer.writerows([labels[m] if i else "", *x[i]] for i, m in enumerate(y["mood"].astype(int)))
+    run("calibrate", "classes.onnx", "felt.csv", "-o", "c.onnx")
+    model = keepdrop.load("classes.onnx")
+    by_number = keepdrop.calibrate(model, x, {"mood": np.where(np.arange(300) > 0, y["mood"], np.nan)}, level=0.9)
+    assert keepdrop.load("c.onnx").calibration.classes == by_number.calibration.classes
+    named = [None, *labels[y["mood"].astype(int)][1:]]
+    assert keepdrop.calibrate(model, x, {"mood": named}).calibration.classes == by_number.calibration.classes
+    told = run("predict", "c.onnx", "felt.csv", "-o", "out.csv", "--interval", 0.9).output
+    assert "mood: intervals are of the samples, and label sets for an observation, calibrated on 299 rows" in told
+    Path("felt.csv").write_text(Path("felt.csv").read_text().replace("sad,", "angry,", 1))
+    line = next(i for i, text in enumerate(Path("felt.csv").read_text().splitlines(), 1) if "angry" in text)
+    told = run("evaluate", "c.onnx", "felt.csv", code=1).output
+    assert f"felt.csv, line {line}, column 'felt' holds 'angry', none of the classes ['calm', 'glad', 'sad']" in told
+    with pytest.raises(keepdrop.InputError, match="'angry', none of the classes"):
+        keepdrop.calibrate(model, x, {"mood": ["angry"] * 300})
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

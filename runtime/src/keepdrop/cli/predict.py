@@ -259,7 +259,7 @@ def predict(
                 if plots and plot:
                     title = f"{artifact.name} on {source.name}: {finished.rows:,} rows x "
                     title += answering.samples(question, averages)
-                    observed = [name for name, words in job.basis().items() if words != OF_SAMPLES]
+                    observed = [name for name, words in job.basis().items() if not words.startswith(OF_SAMPLES)]
                     over_time = None
                     if layout is not None and layout.headed.has_time:
                         readings = getattr(source, "recent", {})

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from keepdrop.artifact.metadata import Tensor
 from keepdrop.errors import InputError
-from keepdrop.table import Column, Table
+from keepdrop.table import Column, Table, Target
 from keepdrop.table.calendar import Times, cyclic_values
 from keepdrop.table.declared import HOLD, REFUSE
 from keepdrop.table.steps import step_text
 from keepdrop.table.zones import local_times, zone_of
 
-from . import gaps, windows
+from . import cells, gaps, windows
 from .gaps import Hold
 from .reader import CURE, Reader, Readings, Selection, joined
 from .rows import Rows
@@ -48,6 +48,8 @@ class DeclaredSource:
 
     `table` is one that :func:`keepdrop.table.fitted` gave; `skipped` as in :class:`~keepdrop.files.sources.Choice`.
 
+    Targets that are classes are read, as the numbers of their labels, where `with_classes` says so.
+
     Raises
     ------
     InputError
@@ -55,7 +57,12 @@ class DeclaredSource:
     """
 
     def __init__(
-        self, reader: Reader, table: Table, inputs: Sequence[Tensor], skipped: Optional[Skipped] = None
+        self,
+        reader: Reader,
+        table: Table,
+        inputs: Sequence[Tensor],
+        skipped: Optional[Skipped] = None,
+        with_classes: bool = False,
     ) -> None:
         self.name = reader.name
         self._reader = reader
@@ -67,6 +74,7 @@ class DeclaredSource:
         self._columns = {column.column: column for column in table.columns}
         headings = Headings(reader, table)
         self._targets = [t for t in headings.targets if t not in self._columns]
+        self._classes = [(t, headings.found(t.target)) for t in headings.classes] if with_classes else []
         self._rules = [table.rule(column) for column in self._columns.values()]
         self.features = tuple(headings.found(column) for column in self._columns)
         time = table.time
@@ -75,6 +83,7 @@ class DeclaredSource:
             id=None if table.id is None else headings.found(table.id),
             time=None if time is None else headings.found(time.column),
             time_format=None if time is None else time.format,
+            texts=tuple(dict.fromkeys(heading for _, heading in self._classes)),
             missing=True,
             skip=skipped is not None,
         )
@@ -249,9 +258,24 @@ class DeclaredSource:
         for target in self.with_readings:
             place = [*self._columns, *self._targets].index(target)
             labels[READING + target] = readings.numbers[last, place]
+        for classes, heading in self._classes:
+            labels[READING + classes.target] = self._class_numbers(classes, heading, readings)[last]
         ids = None if readings.ids is None else readings.ids[last]
         rows = Rows(ids, inputs, labels, self._reasons(readings))
         return rows.cut(windows.within_one_series(readings.ids, len(readings.lines), self._window))
+
+    def _class_numbers(self, target: Target, heading: str, readings: Readings) -> NDArray[np.float64]:
+        """The classes that stand in a column, NaN where it is empty."""
+        found = np.full(len(readings.lines), np.nan)
+        for place, text in enumerate(readings.texts[heading]):
+            if cells.is_missing(text):
+                continue
+            try:
+                found[place] = target.class_number(text)
+            except ValueError as error:
+                where = f"{self._where(readings, place)}, column {target.target!r}"
+                raise InputError(f"{where} holds {error}; mend it, or empty the cell") from None
+        return found
 
     def _input(self, name: str, readings: Readings) -> NDArray[Any]:
         declared = self._table.inputs[name]
@@ -320,11 +344,10 @@ class Headings:
         known = getattr(reader, "units", {})
         wanted = [column.column for column in table.columns]
         wanted += [name for name in (table.id, table.time.column if table.time else None) if name is not None]
-        self.targets: list[str] = []
-        for target in table.outputs.values():
-            if target.labels is None and target.target not in self.targets and self._has(target.target, parted):
-                self.targets.append(target.target)
-        for name in dict.fromkeys([*wanted, *self.targets]):
+        there = [target for target in table.outputs.values() if self._has(target.target, parted)]
+        self.targets = list(dict.fromkeys(target.target for target in there if target.labels is None))
+        self.classes = [target for target in there if target.labels is not None]
+        for name in dict.fromkeys([*wanted, *self.targets, *(target.target for target in self.classes)]):
             self._of[name] = self._heading(name, parted)
             match = parted.get(self._of[name]) if self._of[name] != name else None
             unit = (match["square"] or match["round"]) if match else known.get(self._of[name])

@@ -146,8 +146,11 @@ class Job:
         found = {}
         for head in self.heads:
             of = None if record is None else record.of(head.output)
-            observes = isinstance(of, Values) and of.is_of(head.kind)
-            words = f"for an observation, {record.words(head.output)}" if record and observes else OF_SAMPLES
+            words = OF_SAMPLES
+            if record and isinstance(of, Values) and of.is_of(head.kind):
+                words = f"for an observation, {record.words(head.output)}"
+            elif record and of is not None and not isinstance(of, Values):
+                words += f", and label sets for an observation, {record.words(head.output)}"
             if self._following is not None and head.output == self._following.output:
                 words += ", and learning from the truths known by each line"
             found[head.output] = words

@@ -184,7 +184,7 @@ def declared_rows(files: Sequence[Path], metadata: Metadata, table: Table, choic
     ordered = time if choice.order is None and len(files) > 1 else choice.order
     written = None if table.time is None else table.time.format
     with _reader(files, replace(choice, id=table.id, order=ordered, time_format=written)) as reader:
-        source = DeclaredSource(reader, table, metadata.inputs, choice.skipped)
+        source = DeclaredSource(reader, table, metadata.inputs, choice.skipped, with_classes=True)
         parts = list(source.read(0, None, MAX_LINES))
     if not sum(len(part) for part in parts):
         raise InputError(source.no_rows())

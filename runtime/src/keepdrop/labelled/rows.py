@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from keepdrop.artifact.metadata import LOGVAR, MEAN_LOGVAR, SIGMOID, SOFTMAX, Head, Tensor
 from keepdrop.calibration.conformal import Floats
 from keepdrop.errors import InputError
+from keepdrop.table import Target
 
 if TYPE_CHECKING:
     from keepdrop.answer.prediction import Prediction
@@ -82,7 +83,8 @@ def labelled(
     count = len(next(iter(inputs.values()))) if inputs else 0
     if not inputs or not count:
         raise InputError("x has no rows; give inputs and the targets that were observed for them")
-    targets = _targets([head for head in model.heads if head.kind != LOGVAR], y)
+    declared = model.table.outputs if model.table else {}
+    targets = _targets([head for head in model.heads if head.kind != LOGVAR], y, declared)
     names_of, of_series = (("",), np.zeros(count, np.int64)) if series is None else _series(series)
     ids = np.arange(count, dtype=np.int64) if rows is None else np.asarray(rows)
     at = None if times is None else _times(times)
@@ -93,7 +95,7 @@ def labelled(
     return Labelled(inputs, targets, ids, at, of_series, _in_time(at, of_series), names_of)
 
 
-def _targets(heads: Sequence[Head], y: Any) -> dict[str, Floats]:
+def _targets(heads: Sequence[Head], y: Any, declared: Mapping[str, Target]) -> dict[str, Floats]:
     names = [head.output for head in heads]
     if not isinstance(y, Mapping):
         if len(names) > 1:
@@ -102,7 +104,19 @@ def _targets(heads: Sequence[Head], y: Any) -> dict[str, Floats]:
     unknown = [name for name in y if name not in names]
     if unknown or not y:
         raise InputError(f"y has targets of {unknown or 'nothing'}; the outputs that have any are {names}")
-    return {name: _numbers(name, values) for name, values in y.items()}
+    return {name: _numbers(name, _numbered(name, values, declared.get(name))) for name, values in y.items()}
+
+
+def _numbered(name: str, values: Any, declared: Optional[Target]) -> Any:
+    """The numbers of classes that are given by their labels, which the artifact's table has."""
+    given = np.asarray(values)
+    if declared is None or declared.labels is None or given.dtype.kind not in "OU":
+        return values
+    try:
+        numbers = [np.nan if each is None or each != each else declared.class_number(str(each)) for each in given.flat]
+    except ValueError as error:
+        raise InputError(f"a target of {name!r} is {error}; give these, or None where nothing was observed") from None
+    return np.array(numbers, np.float64).reshape(given.shape)
 
 
 def _numbers(name: str, values: Any) -> Floats:

@@ -159,6 +159,21 @@ class Target:
         """Whether the output's first axis counts steps ahead."""
         return len(self.ahead) > 1
 
+    def class_number(self, text: str) -> int:
+        """Which class a label is, counted from 0, or a number that is one.
+
+        Raises
+        ------
+        ValueError
+            It is none of them; the text names them.
+        """
+        labels = self.labels or ()
+        if text in labels:
+            return labels.index(text)
+        if text.isdecimal() and int(text) < len(labels):
+            return int(text)
+        raise ValueError(f"{text!r}, none of the classes {list(labels)}")
+
 
 @dataclass(frozen=True, init=False)
 class Table:
