@@ -23,6 +23,7 @@ ORDER = [
     "replay",
     "files",
     "model",
+    "scoring",
     "labelled",
     "service",
     "cli",

@@ -43,7 +43,17 @@ def test_public_names() -> None:
         "Prediction",
         "Stream",
     ]
-    names += ["Table", "TooLarge", "__version__", "calibrate", "decided", "evaluate", "load", "standard_error"]
+    names += [
+        "Table",
+        "TooLarge",
+        "__version__",
+        "calibrate",
+        "decided",
+        "evaluate",
+        "load",
+        "scorer",
+        "standard_error",
+    ]
     assert sorted(keepdrop.__all__) == names
     assert all(hasattr(keepdrop, name) for name in names)
 

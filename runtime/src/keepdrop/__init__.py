@@ -20,6 +20,7 @@ from keepdrop.until.stopping import decided, standard_error
 
 from .errors import ArtifactError, ArtifactMissing, ExporterMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
+from .scoring import scorer
 
 __version__ = "0.1.0"
 
@@ -39,5 +40,6 @@ __all__ = [
     "decided",
     "evaluate",
     "load",
+    "scorer",
     "standard_error",
 ]

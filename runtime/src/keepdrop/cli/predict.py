@@ -24,7 +24,7 @@ from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.files.truths import declared_readings, readings_of, targets_of
 from keepdrop.model import Model, load
 from keepdrop.run.device import available_threads
-from keepdrop.table import Column, Table, Time
+from keepdrop.table import Table, otherwise
 from keepdrop.table.declared import HOLD
 from keepdrop.until.limits import MAX_SAMPLES
 
@@ -373,17 +373,11 @@ def _table(
     """The artifact's table, with what the command line says otherwise."""
     if table is None:
         return None
-    inputs, rule = dict(table.inputs), table.missing
     source = click.get_current_context().get_parameter_source("missing")
+    rule = None
     if source is not None and source.name != "DEFAULT":
         rule = f"{HOLD} {missing}" if isinstance(missing, int) else missing
-        for name, of in table.inputs.items():
-            columns = (dataclasses.replace(c, missing=None) if isinstance(c, Column) else c for c in of.columns)
-            inputs[name] = dataclasses.replace(of, columns=tuple(columns))
-    when = table.time or (Time(time) if time else None)
-    if when is not None:
-        when = dataclasses.replace(when, column=time or when.column, format=time_format or when.format)
-    return Table(inputs, table.outputs, when, id or table.id, rule)
+    return otherwise(table, id, time, time_format, rule)
 
 
 def _following(

@@ -1,4 +1,4 @@
-"""Arrow: Parquet, read and written by batches, and text in bulk. The only module that imports pyarrow."""
+"""Arrow: Parquet by batches, text in bulk, tables in memory. The only module that imports pyarrow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ try:
     import pyarrow.parquet
 except ImportError as error:
     raise InputError(
-        "Parquet and .zst need pyarrow, which is not installed here; "
+        "Parquet, .zst and Arrow tables need pyarrow, which is not installed here; "
         "install keepdrop's extra `table` (keepdrop[table]), or give and take CSV"
     ) from error
 
@@ -249,3 +249,109 @@ def _flush(writer: Any, waiting: list[Any]) -> list[Any]:
     if waiting:
         writer.write_table(pyarrow.concat_tables(waiting), row_group_size=1 << 62)
     return []
+
+
+def table_of(given: Any) -> Any:
+    """A table or record batch as a table, without dictionaries."""
+    if isinstance(given, pyarrow.RecordBatch):
+        given = pyarrow.Table.from_batches([given])
+    if not isinstance(given, pyarrow.Table):
+        raise InputError(
+            f"a scorer takes Arrow tables, not a {type(given).__name__}; have the engine give such "
+            '(batch_format="pyarrow"), or pyarrow.Table.from_pandas(frame, preserve_index=False)'
+        )
+    return given.cast(plain_schema(given.schema))
+
+
+def plain_schema(schema: Any) -> Any:
+    """The same columns with the values themselves where they are dictionaries, which engines make of texts."""
+    fields = [f.with_type(f.type.value_type) if pyarrow.types.is_dictionary(f.type) else f for f in schema]
+    return pyarrow.schema(fields)
+
+
+def together(tables: Sequence[Any]) -> Any:
+    """Several tables of the same columns as one."""
+    return tables[0] if len(tables) == 1 else pyarrow.concat_tables(tables)
+
+
+def as_batch(table: Any) -> Any:
+    """A table as one record batch."""
+    whole = table.combine_chunks()
+    return whole.to_batches()[0] if whole.num_rows else pyarrow.RecordBatch.from_pylist([], whole.schema)
+
+
+def is_batch(given: Any) -> bool:
+    """Whether it is a record batch."""
+    return isinstance(given, pyarrow.RecordBatch)
+
+
+def beside(
+    kept: Any, lines: NDArray[np.int64], figures: Mapping[str, NDArray[Any]], unit: Callable[[str], Optional[str]]
+) -> Any:
+    """The `lines` of a table with figures [lines] at their right; a name that both have gets ``_`` on the left."""
+    right = _with_units(pyarrow.table(dict(figures)), unit)
+    left = kept.take(pyarrow.array(lines))
+    names = [f"{name}_" if name in right.column_names else name for name in left.column_names]
+    return pyarrow.Table.from_arrays(
+        [*left.columns, *right.columns],
+        schema=pyarrow.schema([*(f.with_name(name) for f, name in zip(left.schema, names)), *right.schema]),
+    )
+
+
+def is_text(schema: Any, column: str) -> bool:
+    """Whether a column holds text."""
+    kind = schema.field(column).type
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def example(schema: Any, ids: str, times: Optional[str], moments: NDArray[np.datetime64], texts: Sequence[str]) -> Any:
+    """A table of zeros and nulls: one series at these moments, written as `texts` where times are text."""
+    arrays = []
+    for field in schema:
+        if field.name == times:
+            arrays.append(_moments(field.type, moments, texts))
+        elif pyarrow.types.is_integer(field.type) or pyarrow.types.is_floating(field.type):
+            arrays.append(pyarrow.array([0] * len(moments)).cast(field.type))
+        elif field.name == ids:
+            arrays.append(pyarrow.array(["a"] * len(moments)).cast(field.type))
+        else:
+            arrays.append(pyarrow.nulls(len(moments), field.type))
+    return pyarrow.Table.from_arrays(arrays, schema=schema)
+
+
+def _moments(kind: Any, moments: NDArray[np.datetime64], texts: Sequence[str]) -> Any:
+    if pyarrow.types.is_date(kind):
+        return pyarrow.array(moments.astype("datetime64[D]")).cast(kind)
+    if pyarrow.types.is_timestamp(kind):
+        whole = pyarrow.array(moments.astype("datetime64[us]").astype(np.int64))
+        return whole.cast(pyarrow.timestamp("us", kind.tz)).cast(kind)
+    if pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind):
+        return pyarrow.array([float(text) for text in texts]).cast(kind)
+    return pyarrow.array(list(texts)).cast(kind)
+
+
+# What Spark calls the types of columns; of its other types no column is read, and one is kept as it stands.
+_OF_SPARK = {
+    "string": pyarrow.string(),
+    "tinyint": pyarrow.int8(),
+    "smallint": pyarrow.int16(),
+    "int": pyarrow.int32(),
+    "bigint": pyarrow.int64(),
+    "float": pyarrow.float32(),
+    "double": pyarrow.float64(),
+    "boolean": pyarrow.bool_(),
+    "date": pyarrow.date32(),
+    "timestamp": pyarrow.timestamp("us", "UTC"),
+    "timestamp_ntz": pyarrow.timestamp("us"),
+}
+
+
+def schema_of_spark(columns: Mapping[str, str]) -> Any:
+    """The Arrow schema of columns by name, with Spark's names of their types."""
+    return pyarrow.schema([(name, _OF_SPARK.get(kind, pyarrow.null())) for name, kind in columns.items()])
+
+
+def types_of_spark(schema: Any) -> dict[str, str]:
+    """Spark's names of the types of columns, by name."""
+    names = {kind: name for name, kind in _OF_SPARK.items()}
+    return {field.name: names.get(field.type, str(field.type)) for field in schema}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any, Optional
 
@@ -37,6 +37,8 @@ class OrderedReader:
         self.name = f"{first.name}{others}"
         self.columns = first.columns
         self.dated = first.dated | {time}
+        self.units: Mapping[str, str] = getattr(first, "units", {})
+        self.of_rows: bool = getattr(first, "of_rows", False)
         self._readers = readers
         self._key = {"id": id, "time": time, "time_format": time_format}
         self._sorted: dict[Selection, _Sorted] = {}

@@ -143,7 +143,7 @@ def opened(files: Union[Path, IO[bytes], Sequence[Path]], metadata: Metadata, ch
         files = files if not isinstance(files, Path) else [files]
     if not isinstance(files, Sequence):
         with reader_of(files, choice.dialect) as reader:
-            yield _of_table(reader, metadata, choice)
+            yield source_of(reader, metadata, choice)
         return
     paths = expanded(files, SUFFIXES)
     if choice.order is not None:
@@ -152,7 +152,7 @@ def opened(files: Union[Path, IO[bytes], Sequence[Path]], metadata: Metadata, ch
             for reader in readers:
                 if isinstance(reader, TextReader) and reader.count() is None:
                     raise InputError(f"{reader.name} can be read but once, and order= needs more; give a file")
-            yield _of_table(OrderedReader(readers, choice.id, choice.order, choice.time_format), metadata, choice)
+            yield source_of(OrderedReader(readers, choice.id, choice.order, choice.time_format), metadata, choice)
     elif len(paths) == 1:
         with _opened(paths[0], metadata, choice) as source:
             yield source
@@ -176,7 +176,7 @@ def _opened(path: Path, metadata: Metadata, choice: Choice) -> Iterator[Source]:
             yield ArraySource(path, files, choice.id)
     else:
         with reader_of(path, choice.dialect) as reader:
-            yield _of_table(reader, metadata, choice)
+            yield source_of(reader, metadata, choice)
 
 
 @contextlib.contextmanager
@@ -421,7 +421,14 @@ def _fitted(tensor: Tensor, shape: tuple[int, ...]) -> Optional[tuple[int, ...]]
     return None
 
 
-def _of_table(reader: Reader, metadata: Metadata, choice: Choice) -> Source:
+def source_of(reader: Reader, metadata: Metadata, choice: Choice) -> Source:
+    """The rows that the lines of a reader make.
+
+    Raises
+    ------
+    InputError
+        Its columns do not fit the artifact's input.
+    """
     if choice.window is not None and choice.window < 1:
         raise InputError(f"window is {choice.window}; give 1 or more lines")
     names = [tensor.name for tensor in metadata.inputs]

@@ -254,9 +254,14 @@ def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice,
         The files have no such column, or cannot be read.
     """
     assert choice.table is not None
-    target = choice.table.outputs[output].target
     with opened(list(files), metadata, choice) as source:
-        parts = list(source.read(0, None, MAX_LINES))
+        return readings_within(source, choice.table, output)
+
+
+def readings_within(source: Source, table: Table, output: str) -> Readings:
+    """As :func:`declared_readings`, of a source whose columns `table` declares."""
+    target = table.outputs[output].target
+    parts = list(source.read(0, None, MAX_LINES))
     if not parts or READING + target not in parts[0].labels:
         raise InputError(f"{source.name} has no column {target!r}, from which {output!r} could learn")
     values = np.concatenate([part.labels[READING + target] for part in parts])
@@ -264,7 +269,7 @@ def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice,
     if parts[0].ids is not None:
         ids = np.concatenate([part.ids for part in parts if part.ids is not None])
         breaks[1:] = ids[1:] != ids[:-1]
-    step = None if choice.table.time is None else choice.table.time.delta
+    step = None if table.time is None else table.time.delta
     if step is not None:
         breaks[1:] |= np.diff(np.concatenate([part.labels[TIME] for part in parts])) != step
     return Readings(values, np.cumsum(breaks))

@@ -31,6 +31,14 @@ def count_windows(reader: Reader, id: str, window: int, skip: bool) -> tuple[int
     return found + max(0, run - window + 1), interleaved
 
 
+def last_lines(reader: Reader, id: str, window: int) -> NDArray[np.int64]:
+    """The numbers of the lines that windows within one id end with, in the order of the windows."""
+    parts = list(reader.read(Selection(id=id), MOST))
+    lines = np.concatenate([part.lines for part in parts])
+    ids = np.concatenate([part.ids for part in parts if part.ids is not None])
+    return np.asarray(lines[window - 1 :][within_one_series(ids, len(lines), window)])
+
+
 def within_one_series(ids: Optional[NDArray[np.int64]], lines: int, window: int) -> NDArray[np.bool_]:
     """Which windows of so many lines lie within one series: [lines - window + 1]."""
     count = max(0, lines - window + 1)

@@ -4,6 +4,6 @@ declared  ->  fitting (to an artifact)  ->  calendar, windows  ->  the model's i
 """
 
 from .declared import Column, Cyclic, InputColumns, Table, Target, Time
-from .fitting import fitted
+from .fitting import fitted, otherwise
 
-__all__ = ["Column", "Cyclic", "InputColumns", "Table", "Target", "Time", "fitted"]
+__all__ = ["Column", "Cyclic", "InputColumns", "Table", "Target", "Time", "fitted", "otherwise"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Optional, TypeVar
 
 from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, Head, Tensor
 from keepdrop.errors import InputError
 
-from .declared import ONLY, InputColumns, Table, Target
+from .declared import ONLY, Column, InputColumns, Table, Target, Time
 
 Declared = TypeVar("Declared", InputColumns, Target)
 
@@ -43,6 +43,25 @@ def fitted(table: Table, inputs: Sequence[Tensor], outputs: Sequence[Tensor], he
             f'"time": {{"column": "{fits.time.column}", "step": "1h"}}'
         )
     return fits
+
+
+def otherwise(
+    table: Table,
+    id: Optional[str] = None,
+    time: Optional[str] = None,
+    time_format: Optional[str] = None,
+    missing: Optional[str] = None,
+) -> Table:
+    """The table with what is said otherwise of it: columns by name, and one rule for all missing values."""
+    inputs = dict(table.inputs)
+    if missing is not None:
+        for name, of in table.inputs.items():
+            columns = (dataclasses.replace(c, missing=None) if isinstance(c, Column) else c for c in of.columns)
+            inputs[name] = dataclasses.replace(of, columns=tuple(columns))
+    when = table.time or (Time(time) if time else None)
+    if when is not None:
+        when = dataclasses.replace(when, column=time or when.column, format=time_format or when.format)
+    return Table(inputs, table.outputs, when, id or table.id, table.missing if missing is None else missing)
 
 
 def _named(declared: Mapping[str, Declared], names: Sequence[str], kind: str, every: bool) -> dict[str, Declared]:
