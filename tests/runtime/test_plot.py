@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from matplotlib import colors
 
 import keepdrop
 from keepdrop import cli
@@ -32,7 +33,7 @@ def drawn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(plot, "_figure", remembered)
 
-    def drawn(mean, ids=None, position=None, levels=(), kind="value"):
+    def drawn(mean, ids=None, position=None, levels=(), kind="value", theme="light"):
         mean = np.asarray(mean, np.float32)
         fields = {Field(None, ROW): np.arange(len(mean)) if ids is None else np.asarray(ids)}
         if position is not None:
@@ -42,7 +43,7 @@ def drawn(tmp_path, monkeypatch):
             fields.update({Field("y", f"low_{level}"): mean - i, Field("y", f"high_{level}"): mean + i})
         with work.temporary(tmp_path) as finished:
             finished.append(fields)
-            plot.draw(tmp_path / "out.png", finished, levels, "caption", [Head("y", kind)])
+            plot.draw(tmp_path / "out.png", finished, levels, "caption", [Head("y", kind)], theme=theme)
         return figures[-1]
 
     return drawn
@@ -127,6 +128,28 @@ def test_many_rows_of_classes_are_counted(drawn) -> None:
     heights = [bar.get_height() for bar in figure.axes[0].patches]
     assert heights == [4, 0, 0, 5, 2, 0]  # of two classes: sure, unsure, torn
     assert titles(figure) == ["y: how many of 11 rows have a class as their likeliest"]
+
+
+@pytest.mark.parametrize(
+    ("mean", "kind"),
+    [
+        (np.sin(np.arange(50))[:, None], "value"),
+        (np.zeros((1, 1)), "value"),
+        ([[0.1, 0.7, 0.2]], "softmax"),
+        ([[0.95, 0.05]] * 11, "softmax"),
+    ],
+)
+def test_every_kind_of_panel_has_colours_for_dark_pages(drawn, mean, kind) -> None:
+    """What matters most stands out from the page: the mean, and bars of the surest."""
+
+    def contrast(theme: str) -> float:
+        figure = drawn(mean, kind=kind, theme=theme)
+        (ax,) = figure.axes
+        ink = ax.lines[-1].get_color() if kind == "value" else ax.patches[0].get_facecolor()
+        lightness = [colors.rgb_to_hsv(colors.to_rgb(color))[2] for color in (ink, ax.get_facecolor())]
+        return abs(lightness[0] - lightness[1])
+
+    assert contrast("dark") > 0.8 and contrast("light") > 0.3
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
@@ -17,7 +17,7 @@ from . import targets
 from .fields import ROW, Field
 from .headed import Headed
 from .sources import POSITION
-from .time_panels import Band, Readings, time_panels
+from .time_panels import BANDS, DARK_THEME, LIGHT_THEME, MEAN, Band, Readings, time_panels
 from .work import Work
 
 try:
@@ -45,8 +45,11 @@ MARKED = 40
 # Bounds of the top class' probability between the shades of the bars.
 SURE, UNSURE = 0.9, 0.6
 
-DARK, MIDDLE, LIGHT, PALE = "#08519c", "#4292c6", "#9ecae1", "#c6dbef"
-TEXT, GRID = "#555555", "#dddddd"
+# Of the bars of classes, the surest first, and of what stands around a bar's end.
+BARS = {LIGHT_THEME: ("#08519c", "#4292c6", "#c6dbef"), DARK_THEME: ("#c6dbef", "#4292c6", "#08519c")}
+OTHER_BARS = {LIGHT_THEME: "#9ecae1", DARK_THEME: "#2171b5"}
+AROUND = {LIGHT_THEME: "#555555", DARK_THEME: "#dddddd"}
+GRID = "#dddddd"
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,12 @@ class _SeriesPanel:
     x: NDArray[Any]  # [points]
     mean: NDArray[Any]  # [points]
     bands: list[_Band]
+    theme: str = LIGHT_THEME
     wide = True
     height = 3.2
 
     def draw(self, ax: Any) -> None:
-        shades = [PALE, LIGHT, MIDDLE] if len(self.bands) > 1 else [LIGHT]
+        shades = BANDS[self.theme][min(len(self.bands), 3) - 1]
         if len(self.x) == 1:
             for band, shade in zip(self.bands, shades):
                 around = [self.mean - band.low, band.high - self.mean]
@@ -78,7 +82,7 @@ class _SeriesPanel:
             for band, shade in zip(self.bands, shades):
                 ax.fill_between(self.x, band.low, band.high, color=shade, alpha=0.85, linewidth=0, label=band.label)
         marker = "o" if len(self.x) <= MARKED else None
-        ax.plot(self.x, self.mean, color=DARK, linewidth=1.6, marker=marker, markersize=4, label="mean")
+        ax.plot(self.x, self.mean, color=MEAN[self.theme], linewidth=1.6, marker=marker, markersize=4, label="mean")
         ax.set_title(self.title, loc="left")
         ax.set_xlabel(self.x_label)
         if len(self.x) == 1:
@@ -97,6 +101,7 @@ class _ClassesPanel:
     names: list[str]
     mean: NDArray[Any]  # [classes]
     band: _Band
+    theme: str = LIGHT_THEME
     wide = False
 
     @property
@@ -104,11 +109,12 @@ class _ClassesPanel:
         return 1.2 + 0.24 * len(self.names)
 
     def draw(self, ax: Any) -> None:
-        colors = [DARK, *[LIGHT] * (len(self.names) - 1)]
+        colors = [BARS[self.theme][0], *[OTHER_BARS[self.theme]] * (len(self.names) - 1)]
         around = np.maximum(0, [self.mean - self.band.low, self.band.high - self.mean])
         ax.barh(self.names, self.mean, color=colors, height=0.7)
+        color = AROUND[self.theme]
         ax.errorbar(
-            self.mean, self.names, xerr=around, fmt="none", color=TEXT, linewidth=1.2, capsize=3, label=self.band.label
+            self.mean, self.names, xerr=around, fmt="none", color=color, linewidth=1.2, capsize=3, label=self.band.label
         )
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
@@ -125,12 +131,13 @@ class _CountsPanel:
     title: str
     names: list[str]
     counts: list[tuple[str, NDArray[np.int64]]]  # [classes] by label
+    theme: str = LIGHT_THEME
     wide = True
     height = 3.4
 
     def draw(self, ax: Any) -> None:
         bottom = np.zeros(len(self.names), np.int64)
-        for (label, counts), shade in zip(self.counts, [DARK, MIDDLE, PALE]):
+        for (label, counts), shade in zip(self.counts, BARS[self.theme]):
             ax.bar(self.names, counts, bottom=bottom, color=shade, width=0.75, label=label)
             bottom += counts
         ax.set_title(self.title, loc="left")
@@ -143,7 +150,6 @@ class _CountsPanel:
         ax.set_axisbelow(True)
 
 
-LIGHT_THEME, DARK_THEME = "light", "dark"
 # Text of 11 points is 12 pixels where a picture is shown at half of its size.
 STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -206,9 +212,10 @@ def draw(
             panels += _series_panels(head.output, work, mean, bands)
     if over_time is not None:
         headed, readings, zoned = over_time
-        panels += time_panels(work, headed, heads, every, readings, zoned, theme)
+        panels += time_panels(work, headed, heads, every, readings, zoned)
     with rc_context({**STYLE, **THEMES[theme]}), targets.replacing(target) as file:
-        _figure(panels, caption).savefig(file, format=target.suffix[1:].lower())
+        themed = [replace(panel, theme=theme) if hasattr(panel, "theme") else panel for panel in panels]
+        _figure(themed, caption).savefig(file, format=target.suffix[1:].lower())
 
 
 class OverTime(NamedTuple):

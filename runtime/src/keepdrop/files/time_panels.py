@@ -7,7 +7,7 @@ A horizon is a fan from the last reading; a single step ahead is a line with its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Optional
 
 import numpy as np
@@ -28,11 +28,12 @@ MOST_POINTS = 1500
 MARKED = 40
 
 # Blue and orange are told apart by every eye; shades of one go from wide to narrow.
-READINGS = {"light": "#d95f02", "dark": "#fd8d3c"}
-MEAN = {"light": "#08519c", "dark": "#c6dbef"}
+LIGHT_THEME, DARK_THEME = "light", "dark"
+READINGS = {LIGHT_THEME: "#d95f02", DARK_THEME: "#fd8d3c"}
+MEAN = {LIGHT_THEME: "#08519c", DARK_THEME: "#c6dbef"}
 BANDS = {
-    "light": (("#9ecae1",), ("#c6dbef", "#6baed6"), ("#deebf7", "#9ecae1", "#4292c6")),
-    "dark": (("#2171b5",), ("#08519c", "#4292c6"), ("#08306b", "#2171b5", "#6baed6")),
+    LIGHT_THEME: (("#9ecae1",), ("#c6dbef", "#6baed6"), ("#deebf7", "#9ecae1", "#4292c6")),
+    DARK_THEME: (("#2171b5",), ("#08519c", "#4292c6"), ("#08306b", "#2171b5", "#6baed6")),
 }
 # Okabe and Ito (2008): colours of classes, for every eye.
 CLASSES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
@@ -61,7 +62,7 @@ class TimePanel:
     bands: list[Band]
     readings: Optional[tuple[Times, NDArray[np.float64]]]
     zoned: bool
-    theme: str = "light"
+    theme: str = LIGHT_THEME
     wide = True
     timed = True
     height = 3.4
@@ -125,7 +126,6 @@ def time_panels(
     bands: Mapping[str, list[Band]],
     readings: Readings,
     zoned: bool,
-    theme: str,
 ) -> Iterator[Any]:
     """The panels of every output; `bands` by output are [rows, ...]."""
     series = _series(work)
@@ -149,10 +149,9 @@ def time_panels(
             labels = Field(None, READING + target.target)
             own = work.array(labels)[places] if labels in work.fields else None
             if target.is_horizon:
-                panel = _fan(title, target, headed, times[-1], mean[places][-1], parts, of_series, zoned)
+                yield _fan(title, target, headed, times[-1], mean[places][-1], parts, of_series, zoned)
             else:
-                panel = _line(title, target, headed, times, mean[places][:, 0], parts, own, zoned)
-            yield replace(panel, theme=theme)
+                yield _line(title, target, headed, times, mean[places][:, 0], parts, own, zoned)
 
 
 def _series(work: Work) -> dict[str, NDArray[np.int64]]:
