@@ -33,6 +33,7 @@ import keepdrop
 from keepdrop.artifact import onnx_file, wire
 from keepdrop.artifact.metadata import CHECKSUM_KEY, METADATA_KEY, Metadata
 from keepdrop.files import sources
+from keepdrop.files.skipped import Skipped
 from keepdrop.run.request import check
 
 DATA = Path(__file__).parent / "data"
@@ -243,7 +244,7 @@ FILES: dict[str, tuple[str, Callable[[], bytes], dict[str, Any]]] = {
     "npz": (".npz", npz, {}),
     "npz deflated": (".npz", lambda: npz(np.savez_compressed), {}),
     "csv": (".csv", csv, {**WINDOWS, "time": "when", "id": "id"}),
-    "csv skipped": (".csv", csv, {**WINDOWS, "time": "when", "id": "id", "skip": True, "missing": 2}),
+    "csv skipped": (".csv", csv, {**WINDOWS, "time": "when", "id": "id", "skipped": Skipped(), "missing": 2}),
     "csv ordered": (".csv", csv, {**WINDOWS, "order": "when", "id": "id"}),
     "csv.gz": (".csv.gz", lambda: gzip.compress(csv(), mtime=0), {**WINDOWS, "time": "when", "id": "id"}),
     "jsonl": (

@@ -25,7 +25,7 @@ from click.testing import CliRunner
 import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import METADATA_KEY, Tensor
-from keepdrop.files import arrow, cells, sources, targets
+from keepdrop.files import arrow, cells, parsed, sources, targets
 from keepdrop.files import text as text_module
 from keepdrop.files.lines import Dialect
 from keepdrop.files.reader import Selection, joined
@@ -126,6 +126,7 @@ def test_no_way_of_reading_takes_what_is_no_number(cell, way, tmp_path, monkeypa
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_a_large_table_is_never_in_memory_as_a_whole(quote, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(text_module, "STRETCH", 1 << 13)
+    monkeypatch.setattr(parsed, "MOST_BYTES", 1 << 16)
     line = ",".join(f"{quote}{v}{quote}" for v in (1.25, -3.5, 7.125)) + "\n"
     (tmp_path / "x.csv").write_text("a,b,c\n" + line * 30_000)
     reader = TextReader("x.csv", tmp_path / "x.csv")
@@ -137,8 +138,36 @@ def test_a_large_table_is_never_in_memory_as_a_whole(quote, tmp_path, monkeypatc
     finally:
         tracemalloc.stop()
     assert total == 30_000
-    # Some copies of a stretch of text, as cells and as numbers; a cell of Python's takes some 60 bytes.
+    # What is kept, and copies of a stretch of text as cells and as numbers; a cell of Python's takes some 60 bytes.
     assert peak < 40 * (1 << 13) < (tmp_path / "x.csv").stat().st_size
+
+
+@pytest.mark.parametrize("most", [0, 40_000, 1 << 30])
+def test_what_was_parsed_is_kept_in_bounded_memory(most, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(text_module, "STRETCH", 1 << 12)
+    monkeypatch.setattr(parsed, "MOST_BYTES", most)
+    values = np.random.default_rng(0).integers(0, 99, (3000, 3))
+    lines = [",".join(map(str, row)) for row in values.tolist()]
+    lines[1500] = "ERR,1,2"  # a stretch that needs care
+    (tmp_path / "x.csv").write_text("a,b,c\n" + "\n".join(lines) + "\n")
+    calls = []
+    original = TextReader._bulk
+    monkeypatch.setattr(TextReader, "_bulk", lambda *a: calls.append(a[1].first) or original(*a))
+    reader, wanted = TextReader("x.csv", tmp_path / "x.csv"), Selection(("c", "a"), skip=True)
+    first = joined(list(reader.read(wanted, 100)))
+    stretches = len(calls)
+    calls.clear()
+    for start, stop in ((0, None), (17, 2950), (0, 3000), (1400, 1600)):
+        again = joined(list(reader.read(wanted, 130, start, stop)))
+        np.testing.assert_array_equal(again.numbers, first.numbers[start:stop])
+        np.testing.assert_array_equal(again.lines, first.lines[start:stop])
+        assert list(again.problems) == [1500 - start]
+    kept = sum(readings.numbers.nbytes + readings.lines.nbytes for readings in reader._parsed._stretches.values())
+    assert kept <= most and (kept > 0) == (most > 0)
+    # All are read anew, or the last of them, or that one alone.
+    assert len(calls) >= 3 * stretches if most == 0 else len(set(calls)) == 1 if most > 1e6 else calls
+    other = joined(list(reader.read(Selection(("b",), skip=True), 100)))  # other columns are not mistaken for these
+    np.testing.assert_array_equal(other.numbers[:1500, 0], values[:1500, 1])
 
 
 def test_lines_that_balance_each_other_are_seen(tmp_path) -> None:

@@ -15,7 +15,7 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Optional, Union
 
@@ -26,6 +26,7 @@ from keepdrop.errors import InputError
 
 from . import cells, opening
 from .lines import Cells, Dialect, Header, Line, Picked
+from .parsed import Parsed
 from .reader import Readings, Selection
 
 STRETCH = 1 << 19
@@ -60,7 +61,8 @@ class TextReader:
         self._path = source if isinstance(source, Path) else None
         self._dialect = dialect
         self._large = self._path is not None and _size(self._path) >= WORTH_ARROW
-        self._picked: Optional[Picked] = None
+        self._parsed: Optional[Parsed] = None
+        self._count: Optional[int] = None
         self.lines, stretches = self._begun(source)
         first = next(stretches, None)
         if first is None:
@@ -84,44 +86,72 @@ class TextReader:
     @property
     def zoned(self) -> Optional[bool]:
         """As :class:`~keepdrop.files.reader.Reader` says."""
-        return self._picked.times.zoned if self._picked else None
+        return self._parsed.picked.times.zoned if self._parsed else None
 
     def count(self) -> Optional[int]:
         """The number of lines, which takes going through them; None where they can be read but once."""
         if self._path is None:
             return None
-        return sum(self._length(stretch) for stretch in self._stretches())
+        if self._count is None:
+            self._count = sum(self._length(stretch) for stretch in self._stretches())
+        return self._count
 
     def read(self, selection: Selection, most: int, start: int = 0, stop: Optional[int] = None) -> Iterator[Readings]:
         """As :class:`~keepdrop.files.reader.Reader` says."""
-        self._picked = picked = Picked(self.lines, selection)
-        if not isinstance(self.first[1], InputError):
-            self.lines.settle(self.first[1], picked.numbers)
-        for stretch, part in self._parts(start, stop):
-            readings = self._bulk(stretch, picked)
-            pieces = [readings.cut(part)] if readings else self._careful(stretch, picked, part, most)
+        parsed, picked = self._begin(selection)
+        for place, found, part in self._parts(start, stop, parsed):
+            readings = self._bulk(found, picked) if isinstance(found, Stretch) else found
+            if readings is not None and self._once is None:
+                parsed.keep(place, readings)
+            pieces: Iterable[Readings] = [] if readings is None else [readings.cut(part)]
+            if readings is None and isinstance(found, Stretch):
+                pieces = self._careful(found, picked, part, most)
             for piece in pieces:
                 for begin in range(0, len(piece.lines), most):
                     yield piece.cut(slice(begin, begin + most))
 
+    def _begin(self, selection: Selection) -> tuple[Parsed, Picked]:
+        """What an earlier reading of the same columns has kept."""
+        if self._parsed is None or self._parsed.picked.selection != selection:
+            picked = Picked(self.lines, selection)
+            if not isinstance(self.first[1], InputError):
+                self.lines.settle(self.first[1], picked.numbers)
+            self._parsed = Parsed(picked)
+        return self._parsed, self._parsed.picked
+
     def objects(self, start: int, stop: Optional[int]) -> Iterator[tuple[int, dict[str, Any]]]:
         """Of JSON lines, the objects of the lines `start` to `stop` by position, with the numbers of their lines."""
-        for stretch, part in self._parts(start, stop):
+        for _, stretch, part in self._parts(start, stop, Parsed(Picked(self.lines, Selection()))):
+            assert isinstance(stretch, Stretch)
             for number, found in itertools.islice(self._records(stretch), part.start, part.stop):
                 if isinstance(found, InputError):
                     raise found
                 assert isinstance(found, dict)
                 yield number, found
 
-    def _parts(self, start: int, stop: Optional[int]) -> Iterator[tuple[Stretch, slice]]:
-        """The stretches that hold lines `start` to `stop`, and which of each stretch's lines these are."""
+    def _parts(
+        self, start: int, stop: Optional[int], parsed: Parsed
+    ) -> Iterator[tuple[int, Union[Stretch, Readings], slice]]:
+        """The stretches that hold lines `start` to `stop`, by place, and which of each stretch's lines these are.
+
+        Those that are kept are given as such; the text is opened again at the first that is not.
+        """
         end = 0
-        for stretch in self._stretches():
-            if stop is not None and end >= stop:
+        stretches: Optional[Iterator[tuple[int, Stretch]]] = None
+        for place in itertools.count():
+            if (stop is not None and end >= stop) or place == parsed.stretches:
                 return
-            begin, end = end, end + self._length(stretch)
+            found: Union[Stretch, Readings, None] = parsed.get(place)
+            if found is None:
+                stretches = stretches or enumerate(self._stretches())
+                found = next((stretch for i, stretch in stretches if i == place), None)
+            if found is None:
+                parsed.stretches = place
+                return
+            begin, end = end, end + (self._length(found) if isinstance(found, Stretch) else len(found.lines))
             if end > start:
-                yield stretch, slice(max(0, start - begin), end - begin if stop is None else min(end, stop) - begin)
+                last = end if stop is None else min(end, stop)
+                yield place, found, slice(max(0, start - begin), last - begin)
 
     # -- stretches
 
@@ -177,7 +207,7 @@ class TextReader:
 
     def _is_plain(self, text: str) -> bool:
         """Whether each line end ends one reading."""
-        return (self.is_json or QUOTE not in text) and text[0] > " " and not BLANK.search(text)
+        return (self.is_json or QUOTE not in text) and text[0] > " " and not _has_blank_line(text)
 
     def _records(self, stretch: Stretch) -> Iterator[tuple[int, Union[Cells, InputError]]]:
         """Each line that is not blank, with its number (the last, where it spans several); an error in its place."""
@@ -292,7 +322,8 @@ class TextReader:
         if self._large:
             found = _by_arrow(data, picked)
         if found is None and header.decimal != ",":
-            found = _by_numpy(data, header.separator, picked.numbers, selection.dtype)
+            every = picked.numbers == [*range(header.width)]  # not to choose is a fifth faster
+            found = _by_numpy(data, header.separator, None if every else picked.numbers, selection.dtype)
         return found if found is not None and np.isfinite(found).all() else None
 
     def _dated(self, found: Cells) -> Iterator[str]:
@@ -346,6 +377,13 @@ def _column(found: list[str], picked: Picked) -> Optional[list[Any]]:
     except (ValueError, OverflowError):
         return None
     return values if math.isfinite(sum(values)) else None
+
+
+def _has_blank_line(text: str) -> bool:
+    if "\n\n" in text:
+        return True
+    # The expression takes ten times as long as these.
+    return ("\n " in text or "\n\t" in text) and BLANK.search(text) is not None
 
 
 def _is_broken(text: str) -> bool:
@@ -422,7 +460,7 @@ def _by_arrow(data: bytes, picked: Picked) -> Optional[NDArray[Any]]:
     return arrow.numbers(data, picked.header, picked.numbers, picked.selection.dtype)
 
 
-def _by_numpy(data: bytes, separator: str, columns: list[int], dtype: Any) -> Optional[NDArray[Any]]:
+def _by_numpy(data: bytes, separator: str, columns: Optional[list[int]], dtype: Any) -> Optional[NDArray[Any]]:
     # Before 1.23 loadtxt was written in Python: slower than the careful way, and it reads hexadecimal.
     if _old_numpy():
         return None
