@@ -62,7 +62,7 @@ class TextReader:
         self._dialect = dialect
         self._large = self._path is not None and _size(self._path) >= WORTH_ARROW
         self._parsed: Optional[Parsed] = None
-        self._count: Optional[int] = None
+        self._lengths: list[int] = []  # of the stretches, once they were counted
         self.lines, stretches = self._begun(source)
         first = next(stretches, None)
         if first is None:
@@ -92,9 +92,9 @@ class TextReader:
         """The number of lines, which takes going through them; None where they can be read but once."""
         if self._path is None:
             return None
-        if self._count is None:
-            self._count = sum(self._length(stretch) for stretch in self._stretches())
-        return self._count
+        if not self._lengths:
+            self._lengths = [self._length(stretch) for stretch in self._stretches()]
+        return sum(self._lengths)
 
     def read(self, selection: Selection, most: int, start: int = 0, stop: Optional[int] = None) -> Iterator[Readings]:
         """As :class:`~keepdrop.files.reader.Reader` says."""
@@ -148,7 +148,11 @@ class TextReader:
             if found is None:
                 parsed.stretches = place
                 return
-            begin, end = end, end + (self._length(found) if isinstance(found, Stretch) else len(found.lines))
+            if isinstance(found, Readings):
+                length = len(found.lines)
+            else:
+                length = self._lengths[place] if place < len(self._lengths) else self._length(found)
+            begin, end = end, end + length
             if end > start:
                 last = end if stop is None else min(end, stop)
                 yield place, found, slice(max(0, start - begin), last - begin)
@@ -270,7 +274,8 @@ class TextReader:
         header = self.lines
         if header.is_json or _is_broken(stretch.text):
             return None
-        if not self._is_plain(stretch.text):
+        # That no line is blank is seen by their widths, but where a blank one has the width of others.
+        if QUOTE in stretch.text or (header.width == 1 and not self._is_plain(stretch.text)):
             return self._by_csv(stretch, picked)
         data = stretch.text.encode()
         count = _lines_of_width(data, header.separator, header.width)
