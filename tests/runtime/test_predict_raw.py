@@ -237,3 +237,12 @@ def test_the_checksum_covers_the_table(artifact: Path) -> None:
     content = artifact.read_bytes()
     artifact.write_bytes(content.replace("°F".encode(), "°C".encode()))
     assert "damaged" in run("inspect", artifact, code=1) or "checksum" in run("inspect", artifact, code=1)
+
+
+def test_decimal_commas_are_found_where_windows_are_counted_by_their_ids(artifact: Path, tmp_path: Path) -> None:
+    """Counting reads ids alone, which say nothing of decimals."""
+    frame().assign(station="north").to_csv(tmp_path / "in.csv", index=False, sep=";", decimal=",")
+    said = run("predict", artifact, tmp_path / "in.csv", "--id", "station", "-o", tmp_path / "out.csv")
+    assert "read with ';' between cells, decimals behind ','" in said
+    means = [float(row["temp_mean [°F]"]) for row in rows(tmp_path / "out.csv")]
+    assert len(means) == len(EXPECTED) and np.isfinite(means).all()

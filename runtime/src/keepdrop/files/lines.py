@@ -114,13 +114,13 @@ class Header:
 
     def settle(self, found: Cells, wanted: Sequence[int]) -> str:
         """The decimal sign, found out once: that of the first line whose cells have one."""
-        if self.decimal is None:
+        if self.decimal is None and wanted:  # ids and times alone say nothing of it
             self.decimal = "."
             if self.separator != "," and not isinstance(found, dict):
                 numbers = [str(found[i]) for i in wanted]
                 if any("," in cell for cell in numbers) and not any("." in cell for cell in numbers):
                     self.decimal = ","
-        return self.decimal
+        return self.decimal or "."
 
     def no_csv(self, number: int, error: Exception) -> InputError:
         """The error for a line that breaks the rules of quotes."""
