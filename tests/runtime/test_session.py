@@ -5,6 +5,7 @@ import pytest
 
 import keepdrop
 from keepdrop import ArtifactError, InputError
+from keepdrop.run import session
 
 
 def refusal(path) -> str:
@@ -17,6 +18,19 @@ def refusal(path) -> str:
 def test_metadata_is_read_from_the_file(one, metadata) -> None:
     assert keepdrop.load(one, threads=1).metadata == metadata
     assert keepdrop.load(str(one), threads=1).metadata == metadata
+
+
+def test_the_cpu_provider_alone_is_asked_for(one, monkeypatch) -> None:
+    # Others are tried first where they are installed, and give other samples.
+    asked = []
+    opened = session.onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        session.onnxruntime,
+        "InferenceSession",
+        lambda *given, providers=None: (asked.append(providers), opened(*given, providers=providers))[1],
+    )
+    keepdrop.load(one, threads=1)
+    assert asked and all(providers == ["CPUExecutionProvider"] for providers in asked)
 
 
 def test_a_missing_file_is_refused(tmp_path) -> None:
