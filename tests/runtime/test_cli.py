@@ -1,3 +1,4 @@
+import importlib
 import importlib.metadata
 import json
 import signal
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 
 import keepdrop
 from keepdrop import cli
+from keepdrop.artifact.metadata import OutputCheck
 from keepdrop.cli import progress, spelling
 from keepdrop.files import outputs
 
@@ -101,6 +103,16 @@ def test_inspect_tells_what_is_random_and_what_was_verified(one, metadata) -> No
     assert ["layer", "argument", "kind", "rate", "shape", "draws"] in lines
     assert ["lstm/cell", "dropout", "dropout", "0.25", "[3]", "2"] in lines
     assert ["noise", "call", "normal", "[any,", "2]", "1"] in lines
+
+
+def test_inspect_tells_what_was_held_against_float64_and_what_is_nan() -> None:
+    compared = importlib.import_module("keepdrop.cli.inspect")._compared
+    lines = compared(OutputCheck("y", 0.5, 0.25, nan=3, from_float64=1e-6, keras_from_float64=2e-6))
+    assert lines[1:] == [
+        "  beyond the tolerance, and as near to float64 as Keras is: 1e-06 of a sample away, Keras 2e-06",
+        "  3 numbers are NaN in both: the model overflows on the inputs that were compared",
+    ]
+    assert compared(OutputCheck("y", 0.5, 0.25)) == lines[:1]
 
 
 def test_inspect_json_is_the_metadata(one, metadata) -> None:

@@ -120,7 +120,7 @@ def call_model(model: keras.Model, inputs: Sequence[tf.Tensor], training: bool =
     inputs
         One tensor an input of the model, in the order of ``model.inputs``.
     """
-    structure = getattr(model, "_inputs_struct", None)
+    structure, _ = keras_hooks.structures(model)
     packed = (
         inputs[0] if structure is None and len(inputs) == 1 else keras.tree.pack_sequence_as(structure, list(inputs))
     )
@@ -336,8 +336,8 @@ def tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
             "--input-shape 24,3 (input_shapes=(24, 3) in Python)"
         )
     names_in, names_out = (
-        _names(tensors, getattr(model, structure, None))
-        for tensors, structure in ((model.inputs, "_inputs_struct"), (model.outputs, "_outputs_struct"))
+        _names(tensors, structure)
+        for tensors, structure in zip((model.inputs, model.outputs), keras_hooks.structures(model), strict=True)
     )
     inputs = tuple(Tensor(name, x.dtype, (None, *x.shape[1:])) for name, x in zip(names_in, model.inputs, strict=True))
     outputs = tuple(

@@ -390,9 +390,14 @@ def normalizations(model: keras.Model) -> dict[int, tuple[Any, Any]]:
 
 
 def structures(model: keras.Model) -> tuple[Any, Any]:
-    """The inputs and the outputs of a functional or sequential model, nested as it was made."""
-    graph = layer_graph(model)
-    return graph._inputs_struct, graph._outputs_struct
+    """The inputs and the outputs of a model, nested as it was made; None of one that has no such graph."""
+    graph = layer_graph(model) or model
+    return getattr(graph, "_inputs_struct", None), getattr(graph, "_outputs_struct", None)
+
+
+def is_operation(operation: Any, names: set[str]) -> bool:
+    """Whether it is one of keras.ops of such a name."""
+    return type(operation).__module__.startswith("keras.src.ops.") and type(operation).__name__ in names
 
 
 def graph_operations(model: keras.Model) -> list[Any]:

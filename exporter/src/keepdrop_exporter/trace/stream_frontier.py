@@ -232,7 +232,7 @@ class StreamFrontier(Frontier):
             return self._recurrent(operation, call, args, kwargs)
         if kind is _L.Conv1D:
             return self._convolved(operation, args[0])
-        if _is_operation(operation, {"GetItem"}) and _takes_last(args, kwargs):
+        if keras_hooks.is_operation(operation, {"GetItem"}) and _takes_last(args, kwargs):
             return super()._apply(operation, call, *args, **kwargs)
         self._check_per_step(operation, flat, kwargs)
         outputs = super()._apply(operation, call, *args, **kwargs)
@@ -299,9 +299,9 @@ class StreamFrontier(Frontier):
         kind = type(operation)
         sequences = [x for x in flat if self.is_sequence(x)]
         rank = sequences[0].shape.rank
-        if kind in _MERGES or _is_operation(operation, _ELEMENTWISE | {"Concatenate"}):
+        if kind in _MERGES or keras_hooks.is_operation(operation, _ELEMENTWISE | {"Concatenate"}):
             self._check_joined(operation, flat, rank)
-        elif _is_operation(operation, {"Any"}):
+        elif keras_hooks.is_operation(operation, {"Any"}):
             self._check_axes(operation, operation.axis, rank)
         elif rank < 3 and kind is not _L.Embedding:
             self._refuse(operation, "takes the steps of a sequence of single numbers [batch, steps] as features")
@@ -395,12 +395,6 @@ _AXES: dict[type, Callable[[Any], Any]] = {
 }
 
 
-def _is_operation(operation: Any, names: set[str]) -> bool:
-    """Whether it is an operation of keras.ops of such a name."""
-    kind = type(operation)
-    return kind.__module__.startswith("keras.src.ops.") and kind.__name__ in names
-
-
 def _masked(x: tf.Tensor, kwargs: Any) -> bool:
     """Whether a layer called on ``x`` gets a mask."""
     return kwargs.get("mask") is not None or keras_hooks.get_mask(x) is not None
@@ -420,7 +414,7 @@ def _takes_last(args: Any, kwargs: Any) -> bool:
 
 
 def _reason(operation: Any) -> str:
-    if _is_operation(operation, {"GetItem"}):
+    if keras_hooks.is_operation(operation, {"GetItem"}):
         return "takes another part of the sequence than its last step, x[:, -1]"
     for kind, reason in _REASONS.items():
         if isinstance(operation, kind):

@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, State, Verification
+from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, OutputCheck, State, Verification
 from keepdrop.artifact.onnx_file import read
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
@@ -113,11 +113,20 @@ def _verified(verification: Optional[Verification]) -> list[str]:
     return [
         f"{'verified':<18}{verification.rows} rows x {verification.samples} samples, seed {verification.seed}, "
         f"{verification.data} inputs; tolerance {verification.atol:g} + {verification.rtol:g} relative",
-        *(
-            f"{'':<18}{output.name}: largest difference {output.max_abs:.2g}, relative {output.max_rel:.2g}"
-            for output in verification.outputs
-        ),
+        *(f"{'':<18}{line}" for output in verification.outputs for line in _compared(output)),
     ]
+
+
+def _compared(output: OutputCheck) -> list[str]:
+    lines = [f"{output.name}: largest difference {output.max_abs:.2g}, relative {output.max_rel:.2g}"]
+    if output.from_float64:
+        lines.append(
+            f"  beyond the tolerance, and as near to float64 as Keras is: {output.from_float64:.2g} of a sample away, "
+            f"Keras {output.keras_from_float64:.2g}"
+        )
+    if output.nan:
+        lines.append(f"  {output.nan} numbers are NaN in both: the model overflows on the inputs that were compared")
+    return lines
 
 
 def _calibrated(calibration: Optional[Calibration]) -> list[str]:
