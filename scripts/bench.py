@@ -28,6 +28,7 @@ import tf2onnx
 import bench_measure
 import bench_tables
 import keepdrop
+from bench_feedback import feedback_table
 from bench_memory import memory_table
 from bench_report import markdown
 from bench_timing import FULL, QUICK
@@ -37,6 +38,9 @@ def main() -> None:
     options = _options()
     if options.memory:
         print(memory_table())
+        return
+    if options.feedback:
+        print("\n".join(feedback_table(options.feedback)))
         return
     effort = QUICK if options.quick else FULL
     # TensorFlow takes this before its first operation only.
@@ -85,6 +89,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=_available_threads(), help="for everyone [every CPU]")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the Markdown")
     parser.add_argument("--memory", action="store_true", help="print what an export takes of memory, nothing else")
+    parser.add_argument(
+        "--feedback", type=int, metavar="READINGS", help="print what a stream takes that learns from them, nothing else"
+    )
     parser.add_argument(
         "--case", action="append", choices=names, help="measure this case's line alone; can be repeated"
     )

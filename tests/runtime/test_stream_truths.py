@@ -1,5 +1,6 @@
 """Streams that learn from truths: an ordinary artifact over a rolling window, calibrated on readings of before."""
 
+import gc
 import io
 import json
 import pickle
@@ -251,6 +252,7 @@ def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
     s = begun(model)
     follow(s, series, truths, 300, 400, delay=2)
     size = len(s.save())
+    gc.collect()  # what others left is not to be freed, and counted, in between
     tracemalloc.start()
     s.push(series[400:401])
     before = tracemalloc.get_traced_memory()[0]
@@ -435,6 +437,12 @@ def test_answers_that_get_no_truth_are_counted(calibrated, series) -> None:
     assert error == "keepdrop: 12 answers were given up without a truth: a row keeps its last 64 for theirs\n"
 
 
+def test_few_samples_are_told_once_and_in_a_line(calibrated, series) -> None:
+    readings = "".join(json.dumps({"id": 3, "x": x.tolist()}) + "\n" for x in series[:8])
+    _, error = call(calibrated, "--samples", 5, "--interval", 0.9, given=readings)
+    assert error.startswith("keepdrop: 5 samples where the calibration had 24: ") and error.count("\n") == 1
+
+
 def test_a_truth_needs_a_calibrated_artifact_and_how_far_ahead(calibrated) -> None:
     _, error = call(FORECASTER, "--truth", "y", "--ahead", 1, given="", code=1)
     assert "this artifact is not calibrated" in error
@@ -457,9 +465,9 @@ def test_a_kill_and_a_resume_give_the_same_intervals(calibrated, series, truths,
         for line in lines[:60]:
             process.stdin.write(line)
             process.stdin.flush()
-            process.stdout.readline()
+            assert process.stdout.readline()
         process.kill()
-        process.wait(10)
+        process.wait(60)
     (kept,) = keepdrop.load(calibrated).resume(state).steps_seen.values()
     assert kept == 56
     again, _ = call(calibrated, *BY_COLUMN, "--state", state, given=header + "".join(lines[kept:]))
