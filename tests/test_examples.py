@@ -18,6 +18,7 @@ SAYS = {
     "streaming": ["step 10:", "after 20 readings"],
     "retrofit": ["without dropout", "rates now: memory 0.1"],
     "device": ["draws a row", "row 1: mean"],
+    "serving": ["320 requests of 16 clients", "every answer is that of a call of its own"],
 }
 
 

@@ -427,7 +427,7 @@ def test_a_truth_that_fits_nothing_is_told_by_its_line(calibrated, series) -> No
         _, error = call(calibrated, *OPTIONS, given=readings + message, code=1)
         assert text in error
     _, error = call(calibrated, *OPTIONS, "--on-error", "skip", given=readings + message + "\n" + readings)
-    assert "1 lines were skipped" in error
+    assert "1 line was skipped" in error
 
 
 def test_answers_that_get_no_truth_are_counted(calibrated, series) -> None:

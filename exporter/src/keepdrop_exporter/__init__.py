@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .retrofit import with_dropout
     from .scalers import scaler_json
     from .scaling import with_scaling
+    from .summarising import summarise
     from .tuning.rates import Tuning, tune
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "load",
     "load_savedmodel",
     "scaler_json",
+    "summarise",
     "tune",
     "verify",
     "with_dropout",
@@ -59,6 +61,7 @@ _WITH_TENSORFLOW = {
     "with_dropout": ".retrofit",
     "scaler_json": ".scalers",
     "with_scaling": ".scaling",
+    "summarise": ".summarising",
     **dict.fromkeys(("Tuning", "tune"), ".tuning.rates"),
     "load_savedmodel": ".formats.savedmodel",
     **dict.fromkeys(("MonteCarloDropout", "MonteCarloGRU", "MonteCarloLSTM", "MonteCarloSimpleRNN"), ".monte_carlo"),

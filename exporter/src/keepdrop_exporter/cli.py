@@ -216,6 +216,31 @@ def retrofit(
         click.echo(f"  {change}")
 
 
+@click.command(
+    epilog="Example: keepdrop summarise calibrated.onnx -o device.onnx",
+    short_help="Let a file's graph give the answer too.",
+)
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The ONNX file to write.")
+@click.option("--remove", is_flag=True, help="Take such outputs out instead, for another calibration.")
+@json_option
+def summarise(artifact: Path, output: Path, remove: bool, as_json: bool) -> None:
+    """Write ARTIFACT with its answers as outputs of the graph, for programs that should not compute them.
+
+    They are mean, std and quantiles of the samples, as with export --summary, and of a calibrated ARTIFACT where an
+    observation will fall: NAME_observation_quantiles, or NAME_observation_probability of classes. Each is compared with
+    what keepdrop computes itself before the file gets its name.
+
+    The graph then holds that calibration, and another is refused: --remove first.
+    """
+    metadata = exporter().summarise(artifact, output, remove=remove)
+    names = [tensor.name for tensor in metadata.summary]
+    if as_json:
+        click.echo(json.dumps({"path": str(output), "summary": names}))
+        return
+    click.echo(f"{output}: " + (f"also gives {', '.join(names)}" if names else "gives samples alone"))
+
+
 def _read(path: Path | None) -> Any:
     if path is None:
         return None

@@ -17,11 +17,9 @@ from keepdrop.artifact.metadata import (
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
-    QUANTILES,
     TABLE_KEY,
     Head,
     Metadata,
-    Tensor,
     Verification,
 )
 from keepdrop.artifact.properties import with_properties
@@ -29,7 +27,7 @@ from keepdrop.artifact.savedmodel import METADATA_ASSET, write_savedmodel_proper
 from keepdrop.errors import InputError
 from keepdrop.run.session import Session
 from keepdrop.table import Table, fitted
-from keepdrop_exporter.formats.onnx_summary import summary_of
+from keepdrop_exporter.formats.onnx_summary import known_summary
 from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.fitting import Shape
 from keepdrop_exporter.loading.live import taken
@@ -150,8 +148,8 @@ def export(
     form = _form(target, format)
     if streaming and not form.streams:
         raise ExportError(f"{target}: a streaming artifact is an ONNX file; let its name end in .onnx")
-    if summary and (streaming or not form.summaries):
-        raise ExportError(f"{target}: summaries are outputs of an ONNX file that does not stream; leave one out")
+    if summary and not form.summaries:
+        raise ExportError(f"{target}: summaries are outputs of an ONNX file; let the artifact's name end in .onnx")
     if vectors is not None:
         if not form.vectors:
             raise ExportError(f"{vectors}: vectors are of an ONNX file; let the artifact's name end in .onnx")
@@ -194,7 +192,7 @@ def export(
     progress("convert")
     metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
     if summary:
-        metadata = replace(metadata, summary=_summary(metadata))
+        metadata = replace(metadata, summary=known_summary(metadata))
     with writing.temporary_beside(target) as partial:
         update = form.write(traced, partial, metadata)
         progress("verify")
@@ -318,15 +316,6 @@ def _declared(heads: tuple[Head, ...]) -> dict[str, str]:
     kinds = {h.output: (h.output, h.kind) for h in heads if h.kind not in (MEAN, LOGVAR)}
     kinds |= {h.output: (f"{h.output},{h.partner}", MEAN_LOGVAR) for h in heads if h.kind == MEAN}
     return dict(kinds.values())
-
-
-def _summary(metadata: Metadata) -> tuple[Tensor, ...]:
-    """The outputs of a summary; refused where the model has a tensor of such a name."""
-    added = summary_of(metadata.outputs, metadata.heads)
-    taken = {tensor.name for tensor in (*metadata.inputs, *metadata.outputs)} & {QUANTILES, *(t.name for t in added)}
-    if taken:
-        raise ExportError(f"the model's own {sorted(taken)} bear names of the summary's; rename these layers")
-    return added
 
 
 Update = Callable[[Metadata], None]

@@ -23,7 +23,7 @@ from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Asked, Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
-from keepdrop.run.stored import stored_calibration, stored_table
+from keepdrop.run.stored import refuse_other_calibration, stored_calibration, stored_table
 from keepdrop.stream.beginning import checked_drawn, fresh, known_window, learning_of, steps_of
 from keepdrop.stream.learning import Learning
 from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
@@ -176,9 +176,11 @@ class Model(Generic[Samples, Answers]):
         Raises
         ------
         ArtifactError
-            The file that was loaded is no longer the same, or is a SavedModel.
+            The file that was loaded is no longer the same, or is a SavedModel; or its graph's own outputs hold another
+            calibration.
         """
         text = None if self._calibration is None else self._calibration.to_json()
+        refuse_other_calibration(self._session.path, self.metadata, text)
         return with_properties(self._session.content(), {CALIBRATION_KEY: text})
 
     @property

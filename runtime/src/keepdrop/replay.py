@@ -24,9 +24,11 @@ from keepdrop.artifact.metadata import (
     MADE_SUFFIX,
     NEXT_SUFFIX,
     NUM_SAMPLES,
+    QUANTILES,
     ROWS,
     SEED,
     STEPS_SEEN,
+    Metadata,
     State,
 )
 from keepdrop.errors import InputError
@@ -49,6 +51,8 @@ _CALLS: tuple[tuple[int, tuple[int, ...], int, int], ...] = (
     (123456789012345, (9,), 1, 2**20),
 )
 _CHUNKS = (1, 2, 5)
+# What graphs that give summaries are asked for: both ends, between samples, and the ends of intervals.
+_QUANTILES = (0.0, 0.05, 0.37, 0.5, 0.95, 1.0)
 
 _README = f"""Calls of an ONNX artifact of keepdrop's, with the outputs they have to give.
 
@@ -94,13 +98,12 @@ def write_vectors(session: AnySession, folder: Union[str, Path], x: Mapping[str,
     """
     target = Path(folder)
     refuse_folder(target)
-    calls = _pushes(session, x) if session.metadata.stream else _plain(session, x)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as partial:
         made = Path(partial) / "vectors"
         made.mkdir()
         told = [
             {"feeds": _stored(made, f"{i}-in", feeds), "outputs": _stored(made, f"{i}-out", outputs)}
-            for i, (feeds, outputs) in enumerate(calls)
+            for i, (feeds, outputs) in enumerate(calls(session, x))
         ]
         index = {
             "format": FORMAT,
@@ -116,6 +119,11 @@ def write_vectors(session: AnySession, folder: Union[str, Path], x: Mapping[str,
         (made / "README.txt").write_text(_README, encoding="utf-8")
         os.replace(made, target)
     return len(told)
+
+
+def calls(session: AnySession, x: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Arrays, Arrays]]:
+    """The calls of an artifact: feeds and outputs by name, those of a summary too where the graph gives it."""
+    return _pushes(session, x) if session.metadata.stream else _plain(session, x)
 
 
 def refuse_folder(target: Path) -> None:
@@ -137,7 +145,7 @@ def check_vectors(session: AnySession, folder: Union[str, Path]) -> list[Replaye
     path = Path(folder)
     try:
         index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        written, calls = index["numbers_digest"], index["calls"]
+        written, told = index["numbers_digest"], index["calls"]
         allowed = float(index["atol"]), float(index["rtol"])
         kind = index["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -149,7 +157,7 @@ def check_vectors(session: AnySession, folder: Union[str, Path]) -> list[Replaye
             f"{path} was written for an artifact of other numbers ({index.get('artifact')}, digest {written[:12]}...) "
             f"than {session.path} has ({session.numbers_digest()[:12]}...); write vectors of this one"
         )
-    return [result for i, call in enumerate(calls) for result in _replayed(session, path, i, call, allowed)]
+    return [result for i, call in enumerate(told) for result in _replayed(session, path, i, call, allowed)]
 
 
 def _replayed(
@@ -176,10 +184,10 @@ def _ratio(given: NDArray[Any], expected: NDArray[Any], atol: float, rtol: float
 
 
 def _plain(session: AnySession, x: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Arrays, Arrays]]:
-    names = [tensor.name for tensor in session.metadata.outputs]
+    names = _shown(session.metadata)
     for seed, rows, samples, first in _CALLS:
         feeds = {name: _from(array, 0, 0, len(rows)) for name, array in x.items()}
-        feeds.update(_controls(seed, rows, samples, first))
+        feeds.update(_controls(session.metadata, seed, rows, samples, first))
         yield feeds, dict(zip(names, session.call(names, feeds)))
 
 
@@ -196,11 +204,11 @@ def _pushes(session: AnySession, x: Mapping[str, NDArray[Any]]) -> Iterator[tupl
     carried.update({mask.name: zeros(mask, 0) for mask in stream.masks})
     following = {state.name: state.name + NEXT_SUFFIX for state in stream.states}
     following.update({mask.name: mask.name + MADE_SUFFIX for mask in stream.masks})
-    names = [*(tensor.name for tensor in session.metadata.outputs), *following.values()]
+    names = [*_shown(session.metadata), *following.values()]
     seen = 0
     for steps in _CHUNKS:
         feeds = {name: _from(_from(array, 0, 0, len(rows)), 1, seen, steps) for name, array in x.items()}
-        feeds.update(_controls(seed, rows, samples, first), **carried)
+        feeds.update(_controls(session.metadata, seed, rows, samples, first), **carried)
         feeds[STEPS_SEEN] = np.full(len(rows), seen, np.int64)
         outputs = dict(zip(names, session.call(names, feeds)))
         yield feeds, outputs
@@ -213,9 +221,14 @@ def _from(array: NDArray[Any], axis: int, start: int, count: int) -> NDArray[Any
     return np.take(array, range(start, start + count), axis=axis, mode="wrap")
 
 
-def _controls(seed: int, rows: tuple[int, ...], samples: int, first: int) -> Arrays:
+def _shown(metadata: Metadata) -> list[str]:
+    return [tensor.name for tensor in (*metadata.outputs, *metadata.summary)]
+
+
+def _controls(metadata: Metadata, seed: int, rows: tuple[int, ...], samples: int, first: int) -> Arrays:
     scalars = {SEED: seed, NUM_SAMPLES: samples, FIRST_SAMPLE: first}
-    return {ROWS: np.array(rows, np.int64), **{name: np.array(n, np.int64) for name, n in scalars.items()}}
+    asked = {QUANTILES: np.array(_QUANTILES, np.float32)} if metadata.summary else {}
+    return {ROWS: np.array(rows, np.int64), **{name: np.array(n, np.int64) for name, n in scalars.items()}, **asked}
 
 
 def _stored(folder: Path, prefix: str, arrays: Arrays) -> dict[str, dict[str, Any]]:

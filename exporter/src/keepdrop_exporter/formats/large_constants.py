@@ -5,7 +5,6 @@ A frozen graph gets a placeholder for each, the ONNX graph the numbers at the ve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -14,6 +13,8 @@ import onnx
 import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework import convert_to_constants
+
+from . import onnx_graph
 
 LEAST_BYTES = 2**17
 """What counts as large: below, a constant costs less than what it lets the converter fold."""
@@ -71,18 +72,9 @@ def folded(graph: onnx.GraphProto, large: dict[str, NDArray[np.float32]]) -> lis
             axes = [list(a.ints) for a in node.attribute if a.name == "perm"]
             large[node.output[0]] = np.transpose(array, *axes) if node.op_type == "Transpose" else array
             graph.node.remove(node)
-    read = set(_read(graph))
+    read = onnx_graph.read(graph)
     kept = [(name, large.pop(name)) for name in list(large) if name in read]
     return [onnx.numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in kept]
-
-
-def _read(graph: onnx.GraphProto) -> Iterable[str]:
-    yield from (value.name for value in graph.output)
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _read(attribute.g)
 
 
 def _marked(node: Any, arrays: list[NDArray[np.float32]]) -> NDArray[np.float32] | None:

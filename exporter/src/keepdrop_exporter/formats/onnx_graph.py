@@ -27,6 +27,17 @@ def _read_by(node: onnx.NodeProto) -> Iterator[str]:
                 yield from _read_by(inner)
 
 
+def read(graph: onnx.GraphProto) -> set[str]:
+    """The tensors that a graph's nodes and outputs take, those of bodies too."""
+    found = {value.name for value in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                found |= read(attribute.g)
+    return found
+
+
 def needed_for(graph: onnx.GraphProto, names: Sequence[str]) -> set[int]:
     """The numbers of the nodes that these tensors come from."""
     made_by = {name: i for i, node in enumerate(graph.node) for name in node.output}

@@ -11,9 +11,11 @@ from pathlib import Path
 from keepdrop.artifact.metadata import Cost
 from keepdrop.run.engine import RUN_BYTES
 from keepdrop.run.request import check
+from keepdrop.run.session import AnySession
 from keepdrop_exporter.formats.savedmodel import SavedModelSession, open_artifact
 from keepdrop_exporter.plan.draws import Plan
 from keepdrop_exporter.plan.inputs import Data, given, random_batches
+from keepdrop_exporter.plan.reference import Arrays
 
 Run = Callable[[int], Callable[[], object]]
 
@@ -27,9 +29,14 @@ _PROCESS = Path("/proc/self")
 
 def measure_cost(plan: Plan, artifact: str | Path, data: Data = None) -> Cost:
     """What a run and a sample of a row in it cost on one thread, within seconds and the memory of a run."""
-    session = open_artifact(artifact)
     x = given(plan, data, 1) if data is not None else random_batches(plan, 1, 0)[0]
-    dynamic = [n for t in plan.inputs for n, size in zip(x[t.name].shape[1:], t.shape[1:], strict=True) if size is None]
+    return cost_of(open_artifact(artifact), x)
+
+
+def cost_of(session: AnySession, x: Arrays) -> Cost:
+    """The same, for these inputs of one row, by name."""
+    inputs = session.metadata.inputs
+    dynamic = [n for t in inputs for n, size in zip(x[t.name].shape[1:], t.shape[1:], strict=True) if size is None]
 
     def run(samples: int) -> Callable[[], object]:
         request = check(session.metadata, x, samples=samples, seed=0, rows=None, first_sample=0)

@@ -63,9 +63,10 @@ def check_metadata(metadata: Metadata) -> None:
     _demand(metadata.default_samples >= 1, "default_samples", metadata.default_samples, "1 or more")
     if metadata.stream:
         _check_stream(metadata, metadata.stream)
-    sha256 = metadata.source_sha256
-    is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
-    _demand(is_digest, "source_sha256", sha256, "64 hexadecimal digits")
+    for name in ("source_sha256", "summary_calibration"):
+        sha256 = getattr(metadata, name)
+        is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
+        _demand(is_digest, name, sha256, "64 hexadecimal digits")
     if cost := metadata.cost:
         _demand(min(cost.run, cost.sample) >= 0, "cost", cost, "seconds, 0 or more")
         sized = 0 <= cost.bytes <= MOST_BYTES and 0 <= cost.length <= MOST_ELEMENTS

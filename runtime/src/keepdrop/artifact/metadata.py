@@ -66,6 +66,9 @@ RESERVED_NAMES = (SEED, ROWS, NUM_SAMPLES, FIRST_SAMPLE)
 SCALARS = (SEED, NUM_SAMPLES, FIRST_SAMPLE)
 # float32 [Q], an input of graphs that give summaries alone.
 QUANTILES = "quantiles"
+# What the outputs of a calibrated artifact's summary are called, behind the name of an output of values, of classes.
+OBSERVATION_QUANTILES = "observation_quantiles"
+OBSERVATION_PROBABILITY = "observation_probability"
 
 STEPS_SEEN = "steps_seen"
 NEXT_SUFFIX = "_next"
@@ -212,7 +215,8 @@ class Metadata:
 
     ``changes`` has a line for each change that was made to the model's description before it was exported.
     ``summary`` are outputs beside the samples, figures of these, if the graph gives them: [batch, ...], and quantiles
-    [Q, batch, ...].
+    [Q, batch, ...]. ``summary_calibration`` is the digest of the calibration that those of an observation hold; they
+    are there where it is not None.
     ``requires`` names what a runtime must know to draw these samples; all else that is new to it, it may pass over.
     """
 
@@ -232,6 +236,7 @@ class Metadata:
     changes: tuple[str, ...] = ()
     requires: tuple[str, ...] = ()
     summary: tuple[Tensor, ...] = ()
+    summary_calibration: Optional[str] = None
 
     def to_json(self) -> str:
         """This metadata as one line of JSON."""
@@ -288,6 +293,13 @@ class Metadata:
         if head.kind == MEAN_LOGVAR:
             return bool(shape) and shape[-1] is not None and shape[-1] % 2 == 0
         return head.kind in (VALUE, SIGMOID) or head.kind == SOFTMAX and bool(shape)
+
+
+def calibration_digest(text: str) -> str:
+    """The sha256, in hexadecimal, of a calibration's property: ``Metadata.summary_calibration`` of a graph with it."""
+    import hashlib  # brings OpenSSL, which few calls need
+
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _known(head: Head) -> Head:

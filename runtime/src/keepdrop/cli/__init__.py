@@ -29,6 +29,7 @@ VERB = "keepdrop.verb"
 EXPORTER_VERBS = {
     "export": "Turn a Keras model into a file that samples.",
     "retrofit": "Set a Keras model's dropout rates and scaling.",
+    "summarise": "Let a file's graph give the answer too.",
     "tune": "Find the dropout rate that makes intervals best.",
     "verify": "Compare such a file's samples with Keras'.",
 }

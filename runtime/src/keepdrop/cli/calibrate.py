@@ -22,6 +22,7 @@ from keepdrop.labelled.evaluating import Evaluation, evaluated
 from keepdrop.labelled.rows import SAMPLES, Labelled, labelled
 from keepdrop.labelled.tables import described
 from keepdrop.model import Model, load
+from keepdrop.run.stored import refuse_other_calibration
 
 from .labels import labels_options
 from .options import INT64, Share, artifact_argument, json_option, threads_option
@@ -90,6 +91,7 @@ def calibrate(
         _write(output, _plain(model, artifact, data))
         click.echo(json.dumps({"file": str(output), "calibration": None}) if as_json else f"wrote {output}")
         return
+    refuse_other_calibration(str(artifact), model.metadata, None)  # before rows are read and sampled
     model = model.with_calibration(None)
     found = rows_of(model)
     given = labelled(model, found.inputs, found.targets, found.rows, found.times, found.series)

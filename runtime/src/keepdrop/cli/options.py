@@ -17,6 +17,8 @@ from keepdrop.errors import InputError
 from keepdrop.files.gaps import REFUSE, SKIP, Missing
 from keepdrop.files.lines import NAMES, Dialect
 from keepdrop.files.sources import SUFFIXES
+from keepdrop.table import Table, otherwise
+from keepdrop.table.declared import HOLD
 
 INT64 = click.IntRange(-(2**63), 2**63 - 1)
 
@@ -112,6 +114,17 @@ window_option = click.option(
 )
 
 
+missing_option = click.option(
+    "--missing",
+    metavar="RULE",
+    default=REFUSE,
+    show_default=True,
+    callback=_missing,
+    help="What becomes of empty cells: refuse, skip (no answer where one is needed), or 'hold N': the last "
+    "value for at most N lines.",
+)
+
+
 def head_option(default: str) -> Callable[[Verb], Verb]:
     """`--head`, whose help says what holds where it is not given."""
     return click.option(
@@ -179,15 +192,7 @@ def reading_options(command: Verb) -> Verb:
             show_default=True,
             help="What becomes of a line that cannot be read.",
         ),
-        click.option(
-            "--missing",
-            metavar="RULE",
-            default=REFUSE,
-            show_default=True,
-            callback=_missing,
-            help="What becomes of empty cells: refuse, skip (no answer where one is needed), or 'hold N': the last "
-            "value for at most N lines.",
-        ),
+        missing_option,
         click.option(
             "--time-format",
             metavar="FORMAT",
@@ -197,3 +202,16 @@ def reading_options(command: Verb) -> Verb:
     ):
         command = option(command)
     return dialect_options(command)
+
+
+def table_as_asked(
+    table: Optional[Table], id: Optional[str], time: Optional[str], time_format: Optional[str], missing: Missing
+) -> Optional[Table]:
+    """The artifact's table, with what the command line says otherwise."""
+    if table is None:
+        return None
+    source = click.get_current_context().get_parameter_source("missing")
+    rule = None
+    if source is not None and source.name != "DEFAULT":
+        rule = f"{HOLD} {missing}" if isinstance(missing, int) else missing
+    return otherwise(table, id, time, time_format, rule)

@@ -24,8 +24,6 @@ from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.files.truths import declared_readings, readings_of, targets_of
 from keepdrop.model import Model, load
 from keepdrop.run.device import available_threads
-from keepdrop.table import Table, otherwise
-from keepdrop.table.declared import HOLD
 from keepdrop.until.limits import MAX_SAMPLES
 
 from . import answering
@@ -42,6 +40,7 @@ from .options import (
     json_option,
     reading_options,
     samples_option,
+    table_as_asked,
     threads_option,
     window_option,
 )
@@ -213,7 +212,11 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    table = None if columns or window else _table(model.table, id_column, time_column or order, time_format, missing)
+    table = (
+        None
+        if columns or window
+        else table_as_asked(model.table, id_column, time_column or order, time_format, missing)
+    )
     if table is None and (last or wide):
         raise InputError("--last and --wide are for artifacts that say what columns mean (keepdrop export --table)")
     if table is not None and order is not None:
@@ -365,19 +368,6 @@ def _question(
     if not question.adapts:
         return question
     return dataclasses.replace(question, samples=MAX_SAMPLES if max_samples is None else max_samples)
-
-
-def _table(
-    table: Optional[Table], id: Optional[str], time: Optional[str], time_format: Optional[str], missing: Missing
-) -> Optional[Table]:
-    """The artifact's table, with what the command line says otherwise."""
-    if table is None:
-        return None
-    source = click.get_current_context().get_parameter_source("missing")
-    rule = None
-    if source is not None and source.name != "DEFAULT":
-        rule = f"{HOLD} {missing}" if isinstance(missing, int) else missing
-    return otherwise(table, id, time, time_format, rule)
 
 
 def _following(

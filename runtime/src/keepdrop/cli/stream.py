@@ -15,6 +15,7 @@ import click
 
 from keepdrop.errors import InputError
 from keepdrop.files import targets
+from keepdrop.files.gaps import Missing
 from keepdrop.files.opening import standard_input
 from keepdrop.files.skipped import Skipped
 from keepdrop.files.targets import refuse_overwriting
@@ -23,12 +24,13 @@ from keepdrop.model import Model, load
 from keepdrop.service.messages import Choice, Messages, Misfit
 from keepdrop.service.sensors import Sensors
 from keepdrop.service.state_file import StateFile
+from keepdrop.service.tabled import Gap, Tabled
 from keepdrop.stream.saved_stream import OnNewArtifact
 from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
 from .labels import columns_by_output, steps_ahead
-from .options import INT64, artifact_path, interval_option, threads_option
+from .options import INT64, artifact_path, interval_option, missing_option, table_as_asked, threads_option
 
 STOP, SKIP = "stop", "skip"
 
@@ -94,6 +96,7 @@ STOP, SKIP = "stop", "skip"
     show_default=True,
     help="What a line that is no reading does: end the command, or be named on standard error and passed over.",
 )
+@missing_option
 @threads_option
 def stream(
     file: Path,
@@ -111,6 +114,7 @@ def stream(
     save_every: Optional[int],
     on_new_artifact: OnNewArtifact,
     on_error: str,
+    missing: Missing,
     threads: Optional[int],
 ) -> None:
     """Answer every reading as it comes.
@@ -146,7 +150,7 @@ def stream(
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
         truths_of = _targets(model, truths, ahead, coverage)
-        choice = _choice(model, names, id_name, time, tuple(truths.values()))
+        choice = _choice(model, names, id_name, time, missing, tuple(truths.values()))
         state_file = stack.enter_context(kept_in) if kept_in else None
         furthest = max((max(target.ahead) for target in truths_of), default=None)
         running = _resumed(model, state_file, on_new_artifact, furthest, samples=samples, seed=seed, window=window)
@@ -158,7 +162,9 @@ def stream(
         interrupts = stack.enter_context(BetweenLines())
         stack.enter_context(kept.at_exit())
         counts = stack.enter_context(_counted(_Counts()))
-        sensors, messages = Sensors(running, levels, truths_of, coverage), Messages(running.inputs, choice)
+        tabled = None if choice.table is None else Tabled(choice.table, model.heads)
+        sensors = Sensors(running, levels, truths_of, coverage, tabled)
+        messages = Messages(running.inputs, choice, running.held_of)
         stack.enter_context(_told_at_end(running, sensors))
         for number, line in enumerate(interrupts.lines(standard_input()), 1):
             try:
@@ -175,6 +181,8 @@ def stream(
             except InputError as error:
                 if on_error == STOP:
                     raise
+                if isinstance(error, Gap) and message is not None:
+                    sensors.begin_after(message)
                 if counts.skipped.add(str(error)):
                     click.echo(f"keepdrop: skipped: {error}", err=True)
             else:
@@ -186,15 +194,18 @@ def _choice(
     columns: Optional[tuple[str, ...]],
     id_name: Optional[str],
     time: Optional[str],
+    missing: Missing,
     truths: tuple[str, ...],
 ) -> Choice:
     """What the columns mean: as the options say, and else the artifact's table."""
-    table = model.table if columns is None else None
+    known = model.table if columns is None else None
+    # A column that grows is no time where the table has none.
+    table = table_as_asked(known, id_name, time if known and known.time else None, None, missing)
     if table is None:
-        return Choice(columns, id_name, time, truths=truths)
-    if time is None and table.time is not None:
-        return Choice(None, id_name or table.id, table.time.column, table.time.format, truths, table)
-    return Choice(None, id_name or table.id, time, None, truths, table)
+        return Choice(columns, id_name, time, truths=truths, missing=missing)
+    if table.time is None:
+        return Choice(None, table.id, time, None, truths, table)
+    return Choice(None, table.id, table.time.column, table.time.format, truths, table)
 
 
 def _targets(

@@ -59,7 +59,7 @@ def write(target: Path, work: Work, temporary: Optional[Path] = None, layout: Op
 
 def json_lines(fields: Fields, layout: Optional[Layout] = None) -> str:
     """A JSON object a row, or a line of the layout, each on a line of its own."""
-    found = objects(fields) if layout is None else _headed_objects(fields, layout)
+    found = objects(fields) if layout is None else headed_objects(fields, layout)
     return "".join(f"{json.dumps(row, allow_nan=False, ensure_ascii=layout is None)}\n" for row in found)
 
 
@@ -103,7 +103,8 @@ def _parquet(file: IO[bytes], work: Work) -> None:
     arrow.write(file, (dict(columns(fields)) for fields in work.pieces()))
 
 
-def _headed_objects(fields: Fields, layout: Layout) -> Iterator[dict[str, Any]]:
+def headed_objects(fields: Fields, layout: Layout) -> Iterator[dict[str, Any]]:
+    """A JSON object for each line of the layout: null for what is not finite."""
     found = layout.headed.columns(fields)
     listed = {name: _texts(values, layout.zoned) if name == TIME else plain(values) for name, values in found.items()}
     units = {f"{target.name}_unit": target.unit for target in layout.headed.targets if target.unit is not None}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Optional, TypeVar, Union
 
 import numpy as np
@@ -22,11 +22,15 @@ from keepdrop.artifact.metadata import Tensor
 from keepdrop.errors import InputError
 from keepdrop.files import cells
 from keepdrop.files.declared import Headings
+from keepdrop.files.gaps import REFUSE, Missing
 from keepdrop.files.lines import Cells, Dialect, Header, Picked
-from keepdrop.files.reader import CURE, Selection
+from keepdrop.files.reader import CURE, MISSING_CURE, Selection
 from keepdrop.table import Column, Table
 from keepdrop.table.calendar import cyclic_values
+from keepdrop.table.declared import HOLD
 from keepdrop.table.zones import local_times, zone_of
+
+from .missing import Rules
 
 NAME = "standard input"
 ID, X, RESET, STEP, TRUTH = "id", "x", "reset", "step", "truth"
@@ -48,6 +52,17 @@ class Reading(NamedTuple):
     time: Optional[float]  # microseconds of a date, or the number that stood there
     echoed: Mapping[str, Any]  # what comes back in the answer
     truths: Mapping[str, float]  # by column, those that it holds
+    zoned: bool = False  # whether the time is of UTC
+    lacking: Optional[str] = None  # why there can be no answer: a number is missing, and 0 stands in `x`
+    held: Optional[NDArray[np.float64]] = None  # what the row's next reading may be filled with
+
+
+class _Taken(NamedTuple):
+    """What the columns of a reading give: as the fields of `Reading` say."""
+
+    x: Mapping[str, Any]
+    lacking: Optional[str] = None
+    held: Optional[NDArray[np.float64]] = None
 
 
 class Truth(NamedTuple):
@@ -93,6 +108,8 @@ class Choice:
         What the columns of readings mean to the model, where the artifact says it and `columns` does not.
     truths
         Columns that hold what earlier answers had forecast; an empty cell says nothing.
+    missing
+        What becomes of missing numbers of `columns`; a table has rules of its own.
     dialect
         What is known of CSV.
     """
@@ -103,19 +120,30 @@ class Choice:
     time_format: Optional[str] = None
     truths: tuple[str, ...] = ()
     table: Optional[Table] = None
+    missing: Missing = REFUSE
     dialect: Dialect = Dialect()
 
 
 class Messages:
-    """Reads line by line; `inputs` are those of a stream, [batch, steps, ...]."""
+    """Reads line by line; `inputs` are those of a stream, [batch, steps, ...].
 
-    def __init__(self, inputs: tuple[Tensor, ...], choice: Choice) -> None:
+    `held_of` gives what a row's last reading left in `Reading.held`.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[Tensor, ...],
+        choice: Choice,
+        held_of: Callable[[int], Optional[NDArray[np.float64]]] = lambda row: None,
+    ) -> None:
+        self._held_of = held_of
         self._inputs = inputs
         self._choice = choice
         self._times = cells.Times(choice.time_format)
         self._header: Optional[Header] = None
         self._first_line = ""
         self._picked: Optional[Picked] = None
+        self._rules = Rules(())
 
     def read(self, number: int, line: bytes) -> Optional[Message]:
         """What the line of this number (from 1) says; None of a blank line and of a header, which may come again.
@@ -162,6 +190,7 @@ class Messages:
             return Reset(number, row, shown)
         if TRUTH in found and X not in found:
             return _truth(number, row, shown, {name: value for name, value in found.items() if name != column})
+        taken: Optional[_Taken] = None
         if X in found:
             given = found[X]
             x: Mapping[str, Any] = given if isinstance(given, dict) else {self._inputs[0].name: given}
@@ -171,7 +200,7 @@ class Messages:
                     f'{[tensor.name for tensor in self._inputs[1:]]}; give "{X}" as an object by input name'
                 )
         elif self._choice.columns or self._choice.table:
-            x = self._columns(number, found)
+            x = (taken := self._columns(number, row, found)).x
         else:
             raise InputError(
                 f'{NAME}, line {number} has no {X!r}; give one object a line, such as {{"{column}": 3, "{X}": [0.1, '
@@ -180,32 +209,58 @@ class Messages:
         used = {X, column, *(self._features if X not in found else ())}
         echoed = {name: value for name, value in found.items() if name not in used}
         time = self._time(number, found.get(self._choice.time or ""))
-        return Reading(number, row, shown, x, time, echoed, self._truths(number, found))
+        truths, more = self._truths(number, found), () if taken is None else taken[1:]
+        return Reading(number, row, shown, x, time, echoed, truths, bool(self._times.zoned), *more)
 
     def _of_cells(self, number: int, found: Cells) -> Message:
         assert self._header is not None and not isinstance(found, dict)
-        if self._picked is None:
-            self._picked = _fitting(lambda: self._chosen(number, found))
+        self._pick(number, found)
         by_column = dict(zip(self._header.columns, found))
         row, shown = _NO_ID
         if self._choice.id is not None:
             row, shown = self._id(number, self._choice.id, by_column[self._choice.id])
         time = by_column.get(self._choice.time or "")
         echoed = {} if self._choice.time is None else {self._choice.time: time}
-        x = self._columns(number, found)
-        return Reading(number, row, shown, x, self._time(number, time), echoed, self._truths(number, by_column))
+        x, lacking, held = self._columns(number, row, found)
+        moment = self._time(number, time)
+        truths = self._truths(number, by_column)
+        return Reading(number, row, shown, x, moment, echoed, truths, bool(self._times.zoned), lacking, held)
 
-    def _columns(self, number: int, found: Cells) -> Mapping[str, Any]:
-        """The inputs of a reading by columns."""
+    def _columns(self, number: int, row: int, found: Cells) -> _Taken:
+        """The inputs of a reading by columns, missing numbers as their rules have them."""
+        picked = self._pick(number, found)
+        filled = self._rules.filled(np.array(self._line(picked, number, found)), self._held_of(row))
+        lacking = None
+        if filled.lacking.size:
+            if self._rules.refuses[filled.lacking].any():
+                strict = Picked(picked.header, replace(picked.selection, missing=False))
+                self._line(strict, number, found)  # which says what the cell holds
+            lacking = f"line {number}: {picked.selection.numbers[filled.lacking[0]]} is missing"
+        numbers = np.where(np.isnan(filled.numbers), 0, filled.numbers)
+        if self._choice.table is not None:
+            return _Taken(self._declared(self._choice.table, number, found, numbers), lacking, filled.held)
+        return _Taken({self._inputs[0].name: numbers.reshape(_sizes(self._inputs[0]))}, lacking, filled.held)
+
+    def _pick(self, number: int, found: Cells) -> Picked:
+        """The columns of the features, with their rules: those of the first line below a header."""
         if self._picked is None:
             self._picked = _fitting(lambda: self._chosen(number, found))
+            self._rules = Rules(self._of_columns(len(self._picked.numbers)))
+        return self._picked
+
+    def _of_columns(self, count: int) -> list[tuple[str, int]]:
+        """The rule of each column."""
+        table, missing = self._choice.table, self._choice.missing
+        if table is not None:
+            return [table.rule(column) for column in table.columns]
+        return [(HOLD, missing) if isinstance(missing, int) else (missing, 0)] * count
+
+    def _line(self, picked: Picked, number: int, found: Cells) -> list[Any]:
         try:
-            numbers = np.array(self._picked.line(number, found).numbers)
+            return picked.line(number, found).numbers
         except InputError as error:  # whose cure is that of files
-            raise InputError(str(error).replace(CURE, "fill in such cells, or see on_error=")) from None
-        if self._choice.table is not None:
-            return self._declared(self._choice.table, number, found, numbers)
-        return {self._inputs[0].name: numbers.reshape(_sizes(self._inputs[0]))}
+            text = str(error).replace(MISSING_CURE, "fill in such cells, or see missing= or on_error=")
+            raise InputError(text.replace(CURE, "fill in such cells, or see on_error=")) from None
 
     @property
     def _features(self) -> tuple[str, ...]:
@@ -248,7 +303,7 @@ class Messages:
         if self._choice.table is not None:
             headings = Headings(self._header, self._choice.table)
             of_table = tuple(headings.found(column.column) for column in self._choice.table.columns)
-            return Picked(self._header, Selection(of_table))
+            return Picked(self._header, Selection(of_table, missing=True))
         names = [tensor.name for tensor in self._inputs]
         if len(names) > 1:
             raise Misfit(
@@ -271,7 +326,7 @@ class Messages:
                 f"takes {expected}: choose them by columns=, in the model's order"
                 + ("" if beside else ", and the one of row ids by id=")
             )
-        wanted = Selection(columns, integers=np.dtype(self._inputs[0].dtype).kind in "iu")
+        wanted = Selection(columns, integers=np.dtype(self._inputs[0].dtype).kind in "iu", missing=True)
         return Picked(self._header, wanted)
 
     def _id(self, number: int, column: str, cell: Any) -> tuple[int, RowId]:
@@ -303,11 +358,16 @@ class Messages:
                 truths[column] = value
         return truths
 
+    @property
+    def _dated(self) -> bool:
+        """Whether no mere number is a time."""
+        return self._choice.table is not None and self._choice.table.time is not None
+
     def _time(self, number: int, cell: Any) -> Optional[float]:
         if self._choice.time is None:
             return None
         try:
-            if self._choice.time_format is None and not cells.looks_dated(cell):
+            if self._choice.time_format is None and not self._dated and not cells.looks_dated(cell):
                 value = cells.number(cell)
                 if math.isfinite(value):
                     return value

@@ -18,6 +18,7 @@ from keepdrop.files.truths import Target
 from keepdrop.stream.stream import Answer, Stream
 
 from .messages import Message, Reading, Reset, Truth
+from .tabled import Tabled
 
 ID, STEP, WARM, REASON, RESET = "id", "step", "warm", "reason", "reset"
 
@@ -33,6 +34,8 @@ class Sensors:
         Which columns of readings are truths, of which outputs, and how many steps ahead these had forecast them.
     monitors
         Whether answers to truths tell the running coverage too.
+    tabled
+        What the artifact's table says.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class Sensors:
         levels: tuple[float, ...],
         targets: Sequence[Target] = (),
         monitors: bool = False,
+        tabled: Optional[Tabled] = None,
     ) -> None:
         self._running = running
         self._levels = levels
         self._targets = targets
         self._monitors = monitors
+        self._tabled = tabled
         self.truths = 0
 
     def is_new(self, message: Message) -> bool:
@@ -62,6 +67,8 @@ class Sensors:
         ------
         InputError
             A reading does not fit; the text names its line.
+        Gap
+            Readings are missing before it, see :meth:`begin_after`.
         """
         if isinstance(message, Reset):
             yield _line({ID: message.id, STEP: 0, RESET: True})
@@ -73,19 +80,41 @@ class Sensors:
                 yield _line({ID: message.id, STEP: message.step, **self._learned(message), **message.echoed})
             return
         with self._running.tentative(message.row), self._begun(message.row):
-            observed = self._observed(message)
+            steps = _steps(self._running.inputs[0], message.x)
+            since = self._steps_since(message, steps)
+            observed = self._observed(message, since)
+            if since > steps:
+                self._running.begin_anew(message.row)
             try:
                 one_row = {name: [value] for name, value in message.x.items()}
                 answer = self._running.answer(one_row, [message.row])
             except InputError as error:
                 raise InputError(f"line {message.line}: {error}") from error
-            labels, figures = {**self._labels(message, answer), **observed}, self._figures(answer)
-            reason = self._running.reason(answer)
+            step = 0 if message.lacking else int(answer.carried[STEPS_SEEN][0])
+            labels, figures = {**self._labels(message, step), **observed}, self._figures(message, answer)
+            reason = message.lacking or self._running.reason(answer)
             if reason:
                 labels[REASON] = reason
-                figures = {name: _nulls(value) for name, value in figures.items()}
+                figures = {name: value if self._stays(name) else _nulls(value) for name, value in figures.items()}
             yield _line({**labels, **figures, **_renamed(message.echoed, {*labels, *figures})})
-            self._running.go_on(answer, message.time)
+            if message.lacking:
+                self._running.begin_anew(message.row, message.time, message.held)
+            else:
+                self._running.go_on(answer, message.time, message.held)
+
+    def begin_after(self, reading: Message) -> None:
+        """A reading was passed over that came after a gap: its row starts anew with the next one."""
+        if isinstance(reading, Reading) and reading.row in self._running:
+            self._running.begin_anew(reading.row, reading.time, reading.held)
+
+    def _steps_since(self, reading: Reading, steps: int) -> int:
+        """Steps since the row's last reading; `steps`, those of this one, unless a table says how long a step is."""
+        if self._tabled is None:
+            return steps
+        return self._tabled.steps_since(reading, self._running.time_of(reading.row), steps)
+
+    def _stays(self, name: str) -> bool:
+        return self._tabled is not None and self._tabled.kept(name)
 
     @contextlib.contextmanager
     def _begun(self, row: int) -> Iterator[None]:
@@ -113,12 +142,13 @@ class Sensors:
             told.update(self._covered(str(output), truth.row, [learned], None))
         return told
 
-    def _observed(self, reading: Reading) -> dict[str, Any]:
-        """What a reading itself says of the answers that had forecast it; those that wait for nothing are left."""
+    def _observed(self, reading: Reading, since: int) -> dict[str, Any]:
+        """What a reading itself says of the answers that had forecast it; those that wait for nothing are left.
+
+        `since` are the steps since the row's last one.
+        """
         told: dict[str, Any] = {}
-        if reading.row not in self._running:
-            return told
-        step = self._running.steps_of(reading.row) + _steps(self._running.inputs[0], reading.x)
+        step = self._running.steps_of(reading.row) + since
         for output, column, ahead in self._targets:
             if column not in reading.truths:
                 continue
@@ -145,25 +175,25 @@ class Sensors:
         `steps` are those that had forecast them, where the message does not say that itself.
         """
         told: dict[str, Any] = {}
+        name = output if self._tabled is None else self._tabled.name(output)
         if steps is not None:
-            told[f"{output}_truth_step"] = steps[0] if len(steps) == 1 else list(steps)
+            told[f"{name}_truth_step"] = steps[0] if len(steps) == 1 else list(steps)
         for level in self._levels:
             within = [_known(each.covered(level), each.pit) for each in learned]
-            told[f"{output}_covered_{level}"] = within[0] if len(within) == 1 else within
+            told[f"{name}_covered_{level}"] = within[0] if len(within) == 1 else within
             if self._monitors:
                 share, truths = self._running.coverage(level, row=row, output=output)
-                told[f"{output}_coverage_{level}"] = round(share, 4) if truths else None
-                told[f"{output}_truths"] = truths
+                told[f"{name}_coverage_{level}"] = round(share, 4) if truths else None
+                told[f"{name}_truths"] = truths
         return told
 
-    def _labels(self, reading: Reading, answer: Answer) -> dict[str, Any]:
-        step = int(answer.carried[STEPS_SEEN][0])
+    def _labels(self, reading: Reading, step: int) -> dict[str, Any]:
         labels: dict[str, Any] = {ID: reading.id, STEP: step}
         if self._running.window is not None:
             labels[WARM] = step >= self._running.window
         return labels
 
-    def _figures(self, answer: Answer) -> Mapping[str, Any]:
+    def _figures(self, reading: Reading, answer: Answer) -> Mapping[str, Any]:
         with np.errstate(invalid="ignore", over="ignore"):  # of samples that are not finite
             fields = {
                 Field(name, statistic): values
@@ -171,7 +201,7 @@ class Sensors:
                 for statistic, values in statistics(prediction, self._levels).items()
                 if statistic != SAMPLES
             }
-        return next(objects(fields))
+        return next(objects(fields)) if self._tabled is None else self._tabled.figures(fields, reading)
 
 
 def _known(covered: NDArray[np.bool_], pit: NDArray[np.float64]) -> Any:

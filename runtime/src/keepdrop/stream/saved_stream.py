@@ -13,6 +13,8 @@
     steps_seen         int64 [rows]
     diverged           int64 [rows]    the step at which a row's state ceased to be finite; 0: it is finite
     time               float64 [rows]  the time of a row's last reading (microseconds since 1970, or a number); -inf
+    held               float64 [rows, columns, 2]  where missing values are held, the last one of each column (NaN of
+                                       none) and how many readings ago it came
     state/NAME         [rows, samples, ...] or [rows, ...], one entry for each state; zeros where it diverged
     calibration        str []          digest of what calibrated the artifact, "" of none
     feedback/OUTPUT/NAME [rows, ...]   what each row learned from truths, as `keepdrop.calibration.feedback` has it
@@ -47,7 +49,7 @@ FORMAT_KEY = "keepdrop_stream"
 STATE, FEEDBACK = "state/", "feedback/"
 CALIBRATION = "calibration"
 DIVERGED = "diverged"
-TIME = "time"
+TIME, HELD = "time", "held"
 # What is kept of a row beside its states, and where it starts; its dtype is that of these numbers.
 AT_START: Mapping[str, float] = {STEPS_SEEN: 0, DIVERGED: 0, TIME: -math.inf}
 # The entries that have come since, by the version that brought them.
@@ -89,6 +91,7 @@ class SavedStream:
     states: Mapping[str, NDArray[Any]]  # each [B, T, ...] or [B, ...]
     calibration: str
     learned: Mapping[str, NDArray[Any]]  # each [B, ...]
+    held: Optional[NDArray[np.float64]] = None  # [B, columns, 2]
 
 
 class Learner(Protocol):
@@ -134,6 +137,7 @@ def to_bytes(saved: SavedStream) -> bytes:
             **{STATE + name: array for name, array in saved.states.items()},
             CALIBRATION: np.array(saved.calibration),
             **{FEEDBACK + name: array for name, array in saved.learned.items()},
+            **({} if saved.held is None else {HELD: saved.held}),
         },
     )
     return file.getvalue()
@@ -225,7 +229,10 @@ class StreamFile:
             for state in states
         }
         learned = self._learned(learning, count)
+        held = entries.take(HELD, "float64", (count, None, 2)) if HELD in entries else None
         entries.end()
+        if held is not None and not (held[..., 1] >= 0).all():
+            raise entries.refusal("values are held of readings to come")
         less = any((counts[name] < 0).any() for name in (STEPS_SEEN, DIVERGED))
         if len(np.unique(rows)) < count or less or np.isnan(counts[TIME]).any():
             raise entries.refusal("its rows are not unique, or have seen less than no step, or at no time")
@@ -238,7 +245,7 @@ class StreamFile:
                 )
         numbers = (self.seed, self.first_sample, self.samples, self.window)
         digest = learning.digest if learning else ""
-        return SavedStream(self.identity, *numbers, rows, counts, found, digest, learned)
+        return SavedStream(self.identity, *numbers, rows, counts, found, digest, learned, held)
 
     def _learned(self, learning: Optional[Learner], rows: int) -> Mapping[str, NDArray[Any]]:
         """What the rows learned with this calibration; with another one they begin anew."""
@@ -293,6 +300,10 @@ class _Entries:
             raise budget.refusal(
                 size, f"what {name} says it holds", "take an older one, or give more memory= to keepdrop.load"
             )
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is an entry that was not taken yet."""
+        return key + MEMBER in self._left
 
     def refusal(self, reason: str) -> InputError:
         """The error for a file that is not what `to_bytes` writes."""

@@ -93,6 +93,7 @@ class Stream(Generic[Answers]):
         self._rows = RowStore(saved.rows.tolist(), {**saved.counts, **saved.states}, masks, AT_START, saved.learned)
         self._lock = threading.Lock()
         self._states = [state.name for state in steps.kept]
+        self._held = {} if saved.held is None else dict(zip(self._rows.ids, saved.held))
 
     def __repr__(self) -> str:
         seen = self.steps_seen.values()
@@ -191,18 +192,31 @@ class Stream(Generic[Answers]):
         with self._lock:
             return self._answered(x, rows)
 
-    def go_on(self, answer: Answer, time: Optional[float] = None) -> None:
+    def go_on(self, answer: Answer, time: Optional[float] = None, held: Optional[NDArray[np.float64]] = None) -> None:
         """Go on by what was answered; InputError where its rows have gone on since, or are gone.
 
-        `time`, any number that grows from reading to reading, is kept as that of the rows' last one.
+        `time`, any number that grows from reading to reading, is kept as that of the rows' last one, and `held` for
+        `held_of`.
         """
         with self._lock:
             where, ids = self._rows.places(answer.rows)
             if not np.array_equal(self._rows.at(where, STEPS_SEEN), answer.before):
                 raise InputError(f"rows {ids.tolist()} have gone on since they were answered; answer them again")
             self._go_on(answer, where)
-            if time is not None:
-                self._rows.put(where, {TIME: np.full(len(ids), time)})
+            self._remember(where, ids, time, held)
+
+    def begin_anew(self, row: int, time: Optional[float] = None, held: Optional[NDArray[np.float64]] = None) -> None:
+        """Start a row at step 0 after a gap: as `reset`, but with the time and the held values of its last reading."""
+        with self._lock:
+            where, ids = self._rows.places([row])
+            before = float(self._rows.at(where, TIME)[0])
+            self._start(where)
+            self._remember(where, ids, before if time is None else time, held)
+
+    def held_of(self, row: int) -> Optional[NDArray[np.float64]]:
+        """What the last call of `go_on` or `begin_anew` had to be held of a row: [columns, 2]; None where nothing."""
+        with self._lock:
+            return self._held.get(row)
 
     def reason(self, answer: Answer, place: int = 0) -> Optional[str]:
         """Why a row's answer is no number, in a sentence; None where it is one. `place` is that in `answer.rows`."""
@@ -309,9 +323,9 @@ class Stream(Generic[Answers]):
         """
         with self._lock:
             where = slice(0, len(self._rows.ids)) if rows is None else self._rows.places(rows)[0]
-            self._rows.start(where)
-            if self._learning:
-                self._learning.forget(self._rows, _listed(where))
+            self._start(where)
+            for place in _listed(where):
+                self._held.pop(self._rows.ids[place], None)
 
     def add(self, row: int) -> None:
         """Take up one more row at step 0, behind those there are.
@@ -335,6 +349,7 @@ class Stream(Generic[Answers]):
         with self._lock:
             self._settle()
             self._rows.remove(integer("row", row))
+            self._held.pop(row, None)
 
     def save(self) -> bytes:
         """The stream as a .npz file, from which :meth:`Model.resume` goes on with the very numbers to come.
@@ -359,6 +374,7 @@ class Stream(Generic[Answers]):
                         name: self._rows.at(everyone, name)
                         for name in (self._learning.shapes() if self._learning else ())
                     },
+                    held=self._all_held(),
                 )
             )
 
@@ -388,6 +404,31 @@ class Stream(Generic[Answers]):
         self._rows.put(where, answer.carried)
         if self._learning:
             self._learning.give(self._rows, where, answer.carried[STEPS_SEEN], answer.predictions)
+
+    def _start(self, where: Places) -> None:
+        self._rows.start(where)
+        if self._learning:
+            self._learning.forget(self._rows, _listed(where))
+
+    def _remember(
+        self, where: Places, ids: NDArray[np.int64], time: Optional[float], held: Optional[NDArray[np.float64]]
+    ) -> None:
+        if time is not None:
+            self._rows.put(where, {TIME: np.full(len(ids), time)})
+        if held is not None:
+            self._held.update(dict.fromkeys(ids.tolist(), held))
+
+    def _all_held(self) -> Optional[NDArray[np.float64]]:
+        """Of all rows, [B, columns, 2]; None where nothing is held."""
+        widest = max((len(held) for held in self._held.values()), default=0)
+        if not widest:
+            return None
+        found = np.tile([np.nan, 0.0], (len(self._rows.ids), widest, 1))  # [B, columns, 2]
+        for place, row in enumerate(self._rows.ids):
+            held = self._held.get(row)
+            if held is not None:
+                found[place, : len(held)] = held
+        return found
 
     def _settle(self) -> None:
         if self._learning:
