@@ -257,7 +257,9 @@ def test_memory_does_not_grow_with_truths(model, series, truths) -> None:
     s.push(series[400:401])
     before = tracemalloc.get_traced_memory()[0]
     follow(s, np.tile(series, (2, 1)), np.tile(truths, 2), 910, 1600, delay=2)
-    assert tracemalloc.get_traced_memory()[0] - before < 30_000
+    gc.collect()
+    # Some answers are held until they are noted, 30 kB by themselves; 690 pushes that kept 100 bytes each were 69 kB.
+    assert tracemalloc.get_traced_memory()[0] - before < 50_000
     tracemalloc.stop()
     assert len(s.save()) == size
 
