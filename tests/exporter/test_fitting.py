@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ import tensorflow as tf
 from keras import layers
 
 import keepdrop_exporter
-from keepdrop_exporter import LoadError, Refusal, pipeline
+from keepdrop_exporter import LoadError, Refusal, VerifyError, pipeline
 from keepdrop_exporter.loading import custom_code, fitting, reading
 
 ATOL = 1e-6
@@ -224,7 +227,56 @@ def test_quantised_layers_are_exact_or_refused(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((5, 3)), layers.LSTM(4, dropout=0.2), layers.Dense(2)])
     with pytest.warns(UserWarning):
         model.quantize("int8")
-    assert max(output.max_abs for output in _exported(model, tmp_path).verified.outputs) < ATOL
+    report = _exported(model, tmp_path)
+    assert max(output.max_abs for output in report.verified.outputs) < ATOL
+    bias = model.layers[1].bias
+    bias.assign(bias + 0.1)
+    with pytest.raises(VerifyError, match="differs from Keras.*Layer 'dense.*' is quantised.*before quantize"):
+        keepdrop_exporter.verify(model, report.path, rows=2, samples=3)
+
+
+@pytest.mark.parametrize(
+    "wrapper, cure",
+    [
+        ("PruneLowMagnitude", "strip_pruning"),
+        ("QuantizeWrapperV2", "before quantize_model"),
+        ("ClusterWeights", "strip_"),
+    ],
+)
+def test_wrappers_of_the_optimization_toolkit_are_refused_by_name(wrapper: str, cure: str, tmp_path: Path) -> None:
+    dense = {"class_name": "Dense", "config": {"name": "y", "units": 2}}
+    described = [
+        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 3], "name": "x", "dtype": "float32"}},
+        {"class_name": wrapper, "config": {"name": "wrapped_y", "layer": dense}},
+    ]
+    config = {"class_name": "Sequential", "config": {"name": "net", "layers": described}}
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file.attrs["model_config"], file.attrs["keras_version"] = json.dumps(config), "2.12.0"
+        file.create_group("model_weights").attrs["layer_names"] = np.array([], "S1")
+    with pytest.raises(LoadError, match=f"{wrapper}.*{cure}"):
+        keepdrop_exporter.load(tmp_path / "m.h5")
+
+
+TRAINED_BY = {
+    "Lion": lambda tk: tk.optimizers.Lion(),
+    "Adafactor": lambda tk: tk.optimizers.Adafactor(),
+    "a legacy Adam": lambda tk: tk.optimizers.legacy.Adam(),
+    "a scaled loss": lambda tk: tk.mixed_precision.LossScaleOptimizer(tk.optimizers.Adam()),
+    "momentum": lambda tk: tk.optimizers.SGD(momentum=0.9, nesterov=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", TRAINED_BY)
+def test_what_training_leaves_in_a_file_of_keras_2_does_not_count(optimizer: str, tmp_path: Path) -> None:
+    tk = pytest.importorskip("tf_keras")
+    model = tk.Sequential([tk.layers.Dense(2, input_shape=(5,)), tk.layers.Dropout(0.3)])
+    model.compile(TRAINED_BY[optimizer](tk), "mse", metrics=["mae"])
+    model.fit(Z, np.zeros((2, 2)), verbose=0)
+    model.save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive, h5py.File(archive.open("model.weights.h5")) as file:
+        assert "metrics" in file and ("optimizer" in file or "legacy" in optimizer)
+    loaded = keepdrop_exporter.load(tmp_path / "m.keras")
+    np.testing.assert_allclose(loaded.predict(Z, verbose=0), model.predict(Z, verbose=0), atol=ATOL)
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -132,6 +132,34 @@ def test_random_inputs_are_of_the_scale_that_was_normalised() -> None:
     np.testing.assert_allclose(batch["x"].std(axis=(0, 1)), [10, 0.1], rtol=0.2)
 
 
+def test_random_inputs_are_small_where_nothing_is_known_of_them() -> None:
+    x, ids = keras.Input((50, 2), name="x"), keras.Input((50,), name="ids")
+    h = layers.Concatenate()([x, layers.Embedding(9, 2)(ids)])
+    (batch,) = inputs.random_batches(make_plan(keras.Model([x, ids], layers.Dropout(0.5)(h))), rows=4, seed=0)
+    assert batch["x"].std() == pytest.approx(0.5, rel=0.1)
+    assert set(np.unique(batch["ids"])) == set(range(9))
+
+
+def test_random_inputs_of_a_rescaling() -> None:
+    model = keras.Sequential(
+        [keras.Input((50, 2), name="x"), layers.Rescaling([0.01, 5], [-1, 0]), layers.Dropout(0.5)]
+    )
+    (batch,) = inputs.random_batches(make_plan(model), rows=4, seed=0)
+    np.testing.assert_allclose(batch["x"].mean(axis=(0, 1)), [100, 0], atol=20)
+    np.testing.assert_allclose(batch["x"].std(axis=(0, 1)), [100, 0.2], rtol=0.2)
+
+
+def test_recurrences_that_magnify_are_exported_by_default(tmp_path: Path) -> None:
+    """On standard normal inputs these samples reach thousands, and differ from float64 by a thousandth."""
+    keras.utils.set_random_seed(1)
+    relu = {"activation": "relu", "recurrent_dropout": 0.2}
+    lstms = [layers.LSTM(16, return_sequences=True, **relu), layers.LSTM(16, **relu)]
+    model = keras.Sequential([keras.Input((24, 3), name="x"), *lstms, layers.Dense(1)])
+    for lstm in lstms:
+        lstm.cell.recurrent_kernel.assign(5 * lstm.cell.recurrent_kernel)
+    keepdrop_exporter.export(model, tmp_path / "m.onnx")
+
+
 def test_recurrent_dropout_of_a_single_step(tmp_path: Path) -> None:
     memory = layers.LSTM(3, recurrent_dropout=0.2, name="memory")
     model = keras.Sequential([keras.Input((1, 2), name="x"), memory])

@@ -32,7 +32,7 @@ from keepdrop_exporter.formats.savedmodel import open_artifact
 from keepdrop_exporter.loading.fitting import Shape
 from keepdrop_exporter.loading.live import taken
 from keepdrop_exporter.loading.reading import Loaded
-from keepdrop_exporter.plan import ATOL, RTOL
+from keepdrop_exporter.plan import ATOL, RTOL, keras_hooks
 from keepdrop_exporter.plan.draws import Plan, make_plan, tensors
 from keepdrop_exporter.plan.heads import find_heads
 from keepdrop_exporter.plan.inputs import Data, given, random_batches
@@ -197,7 +197,9 @@ def export(
         update = form.write(traced, partial, metadata)
         progress("verify")
         check = verify_stream if streaming else verify_plan
-        verified = check(plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+        verified = _checked(
+            check, plan, partial, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol
+        )
         if summary:
             verify_summary(partial, random_batches(plan, 3, seed)[0] if data is None else given(plan, data, 3))
         cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
@@ -248,9 +250,9 @@ def verify(
         The seed of the samples (and of the random inputs).
     data
         Inputs to use, [n, ...] (a dict by input name where there are several); the first ``rows`` of them are
-        taken. By default standard normal numbers (of the scale that a normalisation at the input was made for), valid
-        ids where an Embedding reads them, at two lengths where the length is dynamic. A streaming artifact is pushed
-        all steps of them.
+        taken. By default normal numbers of the scale that a normalisation at the input was made for, else of standard
+        deviation 0.5, valid ids where an Embedding reads them, at two lengths where the length is dynamic. A streaming
+        artifact is pushed all steps of them.
     atol, rtol
         A sample a may differ from Keras' sample r by ``atol + rtol * |r|``; where it differs by more, and the default
         or a larger tolerance is given, both are compared with float64: see ``verification.comparison``.
@@ -275,7 +277,7 @@ def verify(
     atol = absolute_tolerance(atol, keras_model, output_scaler)
     plan = make_plan(keras_model)
     try:
-        return check(plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
+        return _checked(check, plan, artifact, rows=rows, samples=samples, seed=seed, data=data, atol=atol, rtol=rtol)
     except VerifyError as error:
         raise VerifyError(f"{another}{error}") from error
 
@@ -302,6 +304,21 @@ def fitted_table(table: Table, plan: Plan, heads: tuple[Head, ...]) -> Table:
         return fitted(table, plan.inputs, plan.outputs, heads)
     except InputError as error:
         raise ExportError(f"table: {error}") from error
+
+
+def _checked(check: Callable[..., Verification], plan: Plan, artifact: str | Path, **options: Any) -> Verification:
+    """What ``check`` finds; where it fails on a quantised model, it says that too."""
+    try:
+        return check(plan, artifact, **options)
+    except VerifyError as error:
+        layers = keras_hooks.all_layers(plan.model)
+        names = [layer.name for layer in layers if getattr(layer, "quantization_mode", None) is not None]
+        if not names:
+            raise
+        raise VerifyError(
+            f"{error}. Layer {names[0]!r} is quantised: it rounds what it is given to whole steps, one of which may be "
+            "the next one where the last digit differs; export the model as it was before quantize()"
+        ) from error
 
 
 def _write_property(path: Path, key: str, text: str) -> None:

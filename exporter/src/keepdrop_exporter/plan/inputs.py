@@ -17,6 +17,10 @@ from .reference import Arrays, reference
 
 Data = NDArray[np.generic] | Mapping[str, NDArray[np.generic]] | None
 
+# The standard deviation of inputs of which nothing is known: scaled numbers lie in 0 .. 1 or are standard normal, and
+# on larger ones than they were made for, recurrences with unbounded activations magnify rounding a hundred times.
+_SMALL = 0.5
+
 # Apart far enough to stay so behind strides and pooling.
 _LENGTH_STEP = 3
 
@@ -64,7 +68,7 @@ def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, s
     batch = {}
     for i, t in enumerate(plan.inputs):
         shape = (rows, *(next(lengths) if n is None else n for n in t.shape[1:]))
-        batch[t.name] = _random_input(t, shape, limits.get(i), rng)
+        batch[t.name] = _random_input(t, shape, limits.get(i), 1.0 if i in normalized else _SMALL, rng)
         if i in normalized:
             # Numbers of the input's own scale: others would saturate what follows, and prove little.
             mean, variance = (np.asarray(part)[0] for part in normalized[i])
@@ -77,10 +81,10 @@ def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, s
 
 
 def _random_input(
-    tensor: Tensor, shape: Sequence[int], limit: int | None, rng: np.random.Generator
+    tensor: Tensor, shape: Sequence[int], limit: int | None, size: float, rng: np.random.Generator
 ) -> NDArray[np.generic]:
     if tensor.dtype == "bool":
         return rng.random(shape) < 0.5
     if limit is not None or "int" in tensor.dtype:
         return rng.integers(0, limit or 2, shape).astype(tensor.dtype)
-    return rng.standard_normal(shape).astype(tensor.dtype)
+    return (size * rng.standard_normal(shape)).astype(tensor.dtype)

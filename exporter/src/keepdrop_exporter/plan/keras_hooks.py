@@ -373,7 +373,8 @@ def mask_values(model: keras.Model) -> dict[int, float]:
 def normalizations(model: keras.Model) -> dict[int, tuple[Any, Any]]:
     """For each input of the model that a normalisation by fixed statistics reads, by its position: mean and variance.
 
-    Both have a leading axis of 1. ``BatchNormalization`` counts where it normalises the last axis.
+    Both have a leading axis of 1. ``BatchNormalization`` counts where it normalises the last axis; of ``Rescaling``
+    they are what it makes 0 and 1 of.
     """
     found: dict[int, tuple[Any, Any]] = {}
     for layer in all_layers(model):
@@ -382,6 +383,11 @@ def normalizations(model: keras.Model) -> dict[int, tuple[Any, Any]]:
             statistics = layer.mean, layer.variance
         elif batch and layer.axis in (-1, layer.input_spec.ndim - 1):
             statistics = layer.moving_mean[None], layer.moving_variance[None]
+        elif isinstance(layer, keras.layers.Rescaling) and np.all(layer.scale):
+            scale = np.asarray(layer.scale, np.float64)
+            if scale.ndim and keras.config.image_data_format() == "channels_first":
+                continue
+            statistics = (-np.asarray(layer.offset) / scale)[None], (1 / scale**2)[None]
         else:
             continue
         read = [x for node in layer._inbound_nodes for x in node.input_tensors]

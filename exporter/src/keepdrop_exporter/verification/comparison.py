@@ -19,7 +19,7 @@ from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.plan import ATOL, RTOL
 from keepdrop_exporter.plan.reference import Samples
 
-REAL_INPUTS = "give real ones as data="
+REAL_INPUTS = "give real ones (--data, data=)"
 
 # The largest of some samples' rounding errors depends on chance: of two right computations one was up to 6 times as far
 # from float64 as the other, where few samples dominate.
@@ -84,7 +84,7 @@ def worse(a: OutputCheck | None, b: OutputCheck) -> OutputCheck:
 
 def _near_to_float64(found: OutputCheck, have: NDArray[Any], bound: Bound, apart: str) -> OutputCheck:
     """That check with both distances from float64; VerifyError where the artifact is farther from it than Keras is."""
-    cure = "; data= compares on real inputs, atol= and rtol= set what is allowed"
+    cure = "; --data (data=) compares on real inputs, --atol and --rtol (atol=, rtol=) set what is allowed"
     if bound.strict:
         raise VerifyError(apart + cure)
     try:
@@ -95,7 +95,7 @@ def _near_to_float64(found: OutputCheck, have: NDArray[Any], bound: Bound, apart
     if keras > _MOST:
         raise VerifyError(
             f"{apart}. On these inputs the model magnifies rounding until Keras itself is {keras:.2g} of a sample away "
-            f"from float64, where nothing can be told: {REAL_INPUTS}, or larger atol= and rtol="
+            f"from float64, where nothing can be told: {REAL_INPUTS}, or allow more (--atol, --rtol)"
         )
     if artifact > min(_FACTOR * keras, _MOST):
         raise VerifyError(
