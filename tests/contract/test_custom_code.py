@@ -116,17 +116,11 @@ class Float64(L.Layer):
         )
 
 
-def _spaced() -> keras.Model:
-    x = keras.Input((3,), name="my input")
-    return keras.Model(x, L.Dropout(0.5)(x))
-
-
 @pytest.mark.parametrize(
     ("make", "text"),
     [
         (_foreign, "a generator that no layer owns"),
         (lambda: sequential(Float64()), "of dtype float64; the contract is of float32"),
-        (_spaced, "'my input', which TensorFlow does not take as a name"),
     ],
 )
 def test_what_is_refused(make: Any, text: str, tmp_path: Path) -> None:

@@ -52,9 +52,12 @@ class InBlocks(keras.Layer):
         super().__init__()
         self.layer, self.block = layer, block
 
+    def compute_output_spec(self, x: Any) -> Any:
+        return self.layer.compute_output_spec(x)
+
     def call(self, x: Any) -> Any:
         (generator,) = self.layer._seed_generators
-        start, blocks = generator.state.numpy(), []
+        start, blocks = tf.identity(generator.state.value), []
         for e, at in enumerate(range(0, x.shape[1], self.block)):
             if e:
                 generator.state.assign(tf.random.experimental.stateless_fold_in(start, np.int64(e)))
