@@ -16,6 +16,7 @@ import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import TABLE_KEY, Tensor
 from keepdrop.artifact.properties import with_properties
+from keepdrop.service.messages import Choice, Messages
 
 # The package's attribute of that name is the command.
 command = importlib.import_module("keepdrop.cli.stream")
@@ -582,6 +583,27 @@ def test_an_artifact_that_knows_its_table_needs_no_options(with_table) -> None:
     assert of_json[0]["by"] == 1 and "temp" not in of_json[0]
     assert "has no column 'temp'" in refused(with_table(), given="wind,site,when\n1,a,2025-01-01T00:00Z\n")
     assert "is in °F" in refused(with_table(), given="temp [°F],wind,site,when\n1,1,a,2025-01-01T00:00Z\n")
+
+
+def test_a_pipe_is_read_as_a_file_is(with_table) -> None:
+    """Separators, decimal commas, and columns and formats of times that the table does not have."""
+    table = {"time": {"column": "when", "step": "1d"}}
+    lines = ["temp;wind;site;clock", *(f"{n},5;1;a;0{n + 1}.02.2025" for n in range(5))]
+    options = ("--samples", 4, "--time", "clock", "--time-format", "%d.%m.%Y")
+    found, _ = call(with_table(**table), *options, given="\n".join(lines))
+    points = [line.replace(",", ".").replace(";", ",").replace("clock", "when") for line in lines]
+    wanted, _ = call(with_table(**table), "--samples", 4, "--time-format", "%d.%m.%Y", given="\n".join(points))
+    assert [each["forecast_mean"] for each in found] == [each["forecast_mean"] for each in wanted]
+    assert found[0]["clock"] == "01.02.2025" and found[-1]["forecast_mean"] is not None
+    whole = ["temp;wind;site;clock", "1;1;a;01.02.2025", "1,5;1;a;02.02.2025"]
+    assert len(call(with_table(**table), *options, "--decimal", ",", given="\n".join(whole))[0]) == 2
+    assert "--time-format is of --time" in call(with_table(), "--columns", "a,b", "--time-format", "s", code=2)[1]
+
+
+def test_truths_have_the_decimals_of_the_readings() -> None:
+    reader = Messages((Tensor("x", "float32", (None, None, 2)),), Choice(columns=("a", "b"), truths=("y",)))
+    assert reader.read(1, b"a;b;y\n") is None
+    assert reader.read(2, b"1,5;2;3,25\n").truths == {"y": 3.25}
 
 
 def test_what_a_table_computes_from_the_time_is_computed(with_table) -> None:

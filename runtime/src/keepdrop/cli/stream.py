@@ -16,6 +16,7 @@ import click
 from keepdrop.errors import InputError
 from keepdrop.files import targets
 from keepdrop.files.gaps import Missing
+from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import standard_input
 from keepdrop.files.skipped import Skipped
 from keepdrop.files.targets import refuse_overwriting
@@ -30,7 +31,15 @@ from keepdrop.stream.stream import Stream
 
 from .interrupts import BetweenLines, ending_by_signal
 from .labels import columns_by_output, steps_ahead
-from .options import INT64, artifact_path, interval_option, missing_option, table_as_asked, threads_option
+from .options import (
+    INT64,
+    artifact_path,
+    dialect_options,
+    interval_option,
+    missing_option,
+    table_as_asked,
+    threads_option,
+)
 
 STOP, SKIP = "stop", "skip"
 
@@ -53,6 +62,12 @@ STOP, SKIP = "stop", "skip"
     metavar="COLUMN",
     help="A time (ISO 8601) or a number that grows: a reading that is not newer than the row's last is passed over.",
 )
+@click.option(
+    "--time-format",
+    metavar="FORMAT",
+    help="How times are written: s or ms since 1970, or as in %d.%m.%Y %H:%M. [default: ISO 8601]",
+)
+@dialect_options
 @click.option("--samples", type=click.IntRange(1), help="Samples of every row. [default: what the file says]")
 @click.option("--seed", type=INT64, help="Any int64; the same seed, the same samples. [default: 0]")
 @click.option(
@@ -103,6 +118,8 @@ def stream(
     id_name: Optional[str],
     columns: Optional[str],
     time: Optional[str],
+    time_format: Optional[str],
+    dialect: Dialect,
     samples: Optional[int],
     seed: Optional[int],
     window: Optional[int],
@@ -150,7 +167,9 @@ def stream(
     with contextlib.ExitStack() as stack:
         model = load(file, threads=threads)
         truths_of = _targets(model, truths, ahead, coverage)
-        choice = _choice(model, names, id_name, time, missing, tuple(truths.values()))
+        if time_format is not None and time is None and (names or model.table is None or model.table.time is None):
+            raise click.UsageError("--time-format is of --time, the column of times.")
+        choice = _choice(model, names, id_name, time, time_format, missing, tuple(truths.values()), dialect)
         state_file = stack.enter_context(kept_in) if kept_in else None
         furthest = max((max(target.ahead) for target in truths_of), default=None)
         running = _resumed(model, state_file, on_new_artifact, furthest, samples=samples, seed=seed, window=window)
@@ -194,18 +213,20 @@ def _choice(
     columns: Optional[tuple[str, ...]],
     id_name: Optional[str],
     time: Optional[str],
+    time_format: Optional[str],
     missing: Missing,
     truths: tuple[str, ...],
+    dialect: Dialect,
 ) -> Choice:
     """What the columns mean: as the options say, and else the artifact's table."""
     known = model.table if columns is None else None
     # A column that grows is no time where the table has none.
-    table = table_as_asked(known, id_name, time if known and known.time else None, None, missing)
+    table = table_as_asked(known, id_name, time if known and known.time else None, time_format, missing)
     if table is None:
-        return Choice(columns, id_name, time, truths=truths, missing=missing)
+        return Choice(columns, id_name, time, time_format, truths, missing=missing, dialect=dialect)
     if table.time is None:
-        return Choice(None, table.id, time, None, truths, table)
-    return Choice(None, table.id, table.time.column, table.time.format, truths, table)
+        return Choice(None, table.id, time, None, truths, table, dialect=dialect)
+    return Choice(None, table.id, table.time.column, table.time.format, truths, table, dialect=dialect)
 
 
 def _targets(

@@ -343,16 +343,17 @@ class Messages:
     def _truths(self, number: int, found: Mapping[str, Any]) -> dict[str, float]:
         """The cells of the columns of truths that hold a number."""
         truths = {}
+        decimal = (self._header.decimal if self._header else None) or "."
         for column in self._choice.truths:
             if column not in found and not (self._header and self._header.is_json):
                 raise Misfit(f"{NAME} has no column {column!r}; its columns are {list(found)}")
             cell = found.get(column)
             try:
-                value = cells.number(cell)
+                value = cells.number(cell, decimal)
             except ValueError:
+                what = cells.found(cell, "a number", decimal)
                 raise InputError(
-                    f"{NAME}, line {number}, column {column!r} {cells.found(cell, 'a number')}; leave it empty where "
-                    "nothing was observed"
+                    f"{NAME}, line {number}, column {column!r} {what}; leave it empty where nothing was observed"
                 ) from None
             if math.isfinite(value):
                 truths[column] = value
