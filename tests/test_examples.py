@@ -15,6 +15,7 @@ SAYS = {
     "scikit_learn": ["power_mean", '"columns": ["temp", "humidity"]'],
     "pandas_frames": ["office", "mean absolute error over"],
     "horizon": ["demand_low_0.9", "24 hours, from 2025-03-02 00:00:00 to 2025-03-02 23:00:00"],
+    "rollout": ["exported; largest difference from Keras", " 6 h ahead:"],
     "streaming": ["step 10:", "after 20 readings"],
     "retrofit": ["without dropout", "rates now: memory 0.1"],
     "device": ["draws a row", "row 1: mean"],

@@ -51,6 +51,7 @@ def test_public_names() -> None:
         "decided",
         "evaluate",
         "load",
+        "rollout",
         "scorer",
         "standard_error",
     ]

@@ -71,6 +71,13 @@ _verification = [
     show_default=True,
     help="Samples the file draws where none are asked for.",
 )
+@click.option(
+    "--per-sample",
+    multiple=True,
+    metavar="INPUT",
+    help="Let each sample have this input of its own, as forecasts have that are fed with their own output; can be "
+    "repeated.",
+)
 @click.option("--summary", is_flag=True, help="Let the graph give mean, std and quantiles of the samples too.")
 @click.option(
     "--vectors",

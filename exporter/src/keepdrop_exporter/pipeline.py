@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from keepdrop.artifact.metadata import (
     LOGVAR,
     MEAN,
     MEAN_LOGVAR,
+    PER_SAMPLE,
     TABLE_KEY,
     Head,
     Metadata,
@@ -78,6 +79,7 @@ def export(
     table: Table | Mapping[str, Any] | str | Path | None = None,
     default_samples: int = DEFAULT_SAMPLES,
     summary: bool = False,
+    per_sample: Sequence[str] = (),
     vectors: str | Path | None = None,
     heads: Heads | None = None,
     rows: int = 4,
@@ -122,6 +124,9 @@ def export(
     summary
         Whether the ONNX file also gives each output's mean, standard deviation and quantiles, and by its head entropies
         or kinds of variance, for programs that should not compute them: see ``docs/devices.md``.
+    per_sample
+        Names of inputs that each sample has of its own, ``[num_samples, batch, ...]``: for forecasts that are fed with
+        their own output, see :func:`keepdrop.rollout`.
     vectors
         A folder to make, with calls of the ONNX file and what they have to give: ``keepdrop check`` replays them on a
         device, a program of any language can.
@@ -164,6 +169,9 @@ def export(
             "the table": table,
         },
     )
+    if per_sample and (streaming or summary or vectors is not None):
+        other = "streaming=True" if streaming else "summary=True" if summary else f"vectors={vectors}"
+        raise ExportError(f"per_sample={list(per_sample)} does not go with {other}; leave one out")
     if default_samples < 1:
         raise ExportError(f"default_samples={default_samples}: at least 1 sample must be drawn")
     progress("load")
@@ -187,10 +195,16 @@ def export(
     plan = make_plan(loaded.model)
     known_heads, head_notes = find_heads(plan.model, plan.outputs, heads)
     text = None if declared is None else fitted_table(declared, plan, known_heads).to_json()
+    own = _own_inputs(plan, per_sample)
     progress("trace")
-    traced, described = trace_stream(plan) if streaming else (trace(plan), plan)
+    traced, described = trace_stream(plan) if streaming else (trace(plan, per_sample=own), plan)
     progress("convert")
-    metadata = replace(_metadata(described, known_heads, default_samples, loaded), stream=traced.stream)
+    metadata = replace(
+        _metadata(described, known_heads, default_samples, loaded),
+        stream=traced.stream,
+        per_sample=own,
+        requires=(PER_SAMPLE,) if own else (),
+    )
     if summary:
         metadata = replace(metadata, summary=known_summary(metadata))
     with writing.temporary_beside(target) as partial:
@@ -321,6 +335,14 @@ def _checked(check: Callable[..., Verification], plan: Plan, artifact: str | Pat
         ) from error
 
 
+def _own_inputs(plan: Plan, names: Sequence[str]) -> tuple[str, ...]:
+    """The inputs that are named, in the model's order; ExportError where one is none."""
+    known = [t.name for t in plan.inputs]
+    if unknown := [name for name in names if name not in known]:
+        raise ExportError(f"per_sample={list(names)}: the model has no input {unknown}; its inputs are {known}")
+    return tuple(name for name in known if name in names)
+
+
 def _write_property(path: Path, key: str, text: str) -> None:
     if path.is_dir():
         write_savedmodel_properties(path, {key: text})
@@ -374,7 +396,9 @@ def _form(target: Path, form: str | None) -> _Form:
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:
     heads = metadata.heads if metadata.summary else None
-    artifact = onnx_export.to_onnx(traced, metadata.inputs, metadata.outputs, heads).SerializeToString()
+    artifact = onnx_export.to_onnx(
+        traced, metadata.inputs, metadata.outputs, heads, metadata.per_sample
+    ).SerializeToString()
     path.write_bytes(onnx_export.with_metadata(artifact, metadata))
 
     def update(metadata: Metadata) -> None:

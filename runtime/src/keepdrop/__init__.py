@@ -20,6 +20,7 @@ from keepdrop.until.stopping import decided, standard_error
 
 from .errors import ArtifactError, ArtifactMissing, ExporterMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
+from .recursion import rollout
 from .scoring import scorer
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "decided",
     "evaluate",
     "load",
+    "rollout",
     "scorer",
     "standard_error",
 ]

@@ -94,10 +94,15 @@ def write_vectors(session: AnySession, folder: Union[str, Path], x: Mapping[str,
     Raises
     ------
     InputError
-        The folder is there, or its own folder is not.
+        The folder is there, or its own folder is not; the artifact has inputs per sample.
     """
     target = Path(folder)
     refuse_folder(target)
+    if session.metadata.per_sample:
+        raise InputError(
+            f"{session.path} takes {list(session.metadata.per_sample)} for each sample, which vectors do not hold; "
+            "make them of an artifact that was exported without per_sample="
+        )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as partial:
         made = Path(partial) / "vectors"
         made.mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -48,7 +48,11 @@ MOST_BYTES = 2**31 - 2**20
 
 
 def to_onnx(
-    traced: Traced, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], heads: tuple[Head, ...] | None = None
+    traced: Traced,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    heads: tuple[Head, ...] | None = None,
+    per_sample: Collection[str] = (),
 ) -> onnx.ModelProto:
     """Convert a traced function to a checked ONNX model under the contract's names.
 
@@ -60,6 +64,8 @@ def to_onnx(
         The model's own tensors.
     heads
         What the outputs are, where summaries of them are to be outputs too (``onnx_summary``).
+    per_sample
+        The inputs that have a sample axis.
 
     Raises
     ------
@@ -96,7 +102,7 @@ def to_onnx(
     onnx_graph.sort(model.graph)
     constants += large_constants.folded(model.graph, large)
     _refuse_operators(model)
-    _declare(model, inputs, outputs, traced.stream)
+    _declare(model, inputs, outputs, traced.stream, per_sample)
     if heads is not None:
         onnx_summary.add_summary(model.graph, outputs, heads)
     if traced.stream:
@@ -212,6 +218,7 @@ def _declare(
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
     stream: Streaming | None,
+    per_sample: Collection[str],
 ) -> None:
     """Give the graph's tensors the contract's order and axes."""
     graph = model.graph
@@ -229,7 +236,10 @@ def _declare(
         return value(name, [batch, *([NUM_SAMPLES] if state.per_sample else []), *state.shape])
 
     controls = [value(name, [_BATCH] if name == ROWS else []) for name in declared if name in RESERVED_NAMES]
-    own = [value(t.name, axes(t, [_BATCH])) for t in inputs]
+    own = [
+        value(t.name, axes(t, [NUM_SAMPLES, _BATCH] if t.name in per_sample else [_BATCH]))
+        for t in artifact_check.taken(inputs, per_sample)
+    ]
     samples = [value(t.name, axes(t, [NUM_SAMPLES, _BATCH])) for t in outputs]
     del graph.input[:], graph.output[:], graph.value_info[:]
     graph.input.extend([*own, *sorted(controls, key=lambda v: RESERVED_NAMES.index(v.name))])

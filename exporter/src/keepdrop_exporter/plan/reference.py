@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,11 @@ def reference(
     samples: int,
     seed: int,
     draws: keras_hooks.RandomFunctions | None = None,
+    per_sample: Collection[str] = (),
 ) -> Samples:
     """The samples as the contract defines them, row after row by the untouched Keras model: [T, B, ...] each.
+
+    The inputs named `per_sample` are [T, B, ...]: the T rows of a call are then those that its samples have.
 
     Long sequences run as one ``tf.function`` of the model's call, which takes a hundredth of the time and computes the
     same: it is Keras' code, traced. ``draws`` stand in for Keras' random functions, where they are given.
@@ -43,10 +46,13 @@ def reference(
     per_row = []
     drawing = keras_hooks.intercept(draws) if draws is not None else contextlib.nullcontext()
     with keras_hooks.sampling_state(plan.model), keras_hooks.plain_errors(), drawing:
-        forward = _forward(plan, x)
+        forward = _forward(plan, {name: a[0] if name in per_sample else a for name, a in x.items()})
         for b, row in enumerate(rows):
             start_generators(plan, seed, int(row))
-            inputs = [np.repeat(x[t.name][b : b + 1], samples, axis=0) for t in plan.inputs]
+            inputs = [
+                x[t.name][:, b] if t.name in per_sample else np.repeat(x[t.name][b : b + 1], samples, axis=0)
+                for t in plan.inputs
+            ]
             try:
                 per_row.append([np.asarray(y) for y in forward(inputs)])
             except Exception as error:  # Keras' own kinds, for ids that an Embedding lacks among others
@@ -61,6 +67,7 @@ def exact_reference(
     samples: int,
     seed: int,
     draws: keras_hooks.RandomFunctions | None = None,
+    per_sample: Collection[str] = (),
 ) -> Samples:
     """``reference`` computed in float64, under the same float32 masks and noise: float64 [T, B, ...] each.
 
@@ -73,7 +80,7 @@ def exact_reference(
     """
     single = _SingleDraws(draws or keras_hooks.StockFunctions())
     with keras_hooks.in_float64(plan.model):
-        return reference(plan, x, rows, samples, seed, single)
+        return reference(plan, x, rows, samples, seed, single, per_sample)
 
 
 class _SingleDraws:

@@ -34,6 +34,11 @@ class Call:
         wide.set_shape([None, None, *x.shape[1:]])
         return axes.merge(wide)
 
+    def rows_first(self, x: tf.Tensor) -> tf.Tensor:
+        """Each sample's own input: [T, B, ...] -> [N, ...]"""
+        y = tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+        return axes.merge(y)
+
     def samples_first(self, y: tf.Tensor) -> tf.Tensor:
         """[N, ...] -> [T, B, ...]"""
         apart = axes.reshape(y, [self.batch, self.num_samples, *axes.sizes(y)[1:]])

@@ -8,7 +8,7 @@ other kinds run at sample level as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -29,9 +29,12 @@ class Frontier:
         Tells which layers draw.
     call
         Tells how often a row is repeated.
+    per_sample
+        The inputs that are at sample level from the beginning.
     """
 
-    def __init__(self, plan: Plan, call: Call) -> None:
+    def __init__(self, plan: Plan, call: Call, per_sample: Collection[str] = ()) -> None:
+        self._per_sample = per_sample
         self._call = call
         self._plan = plan
         self._drawing = {id(generator) for generator in plan.generators}
@@ -40,11 +43,15 @@ class Frontier:
         self._origins: dict[Any, tf.Tensor] = {}
 
     def run(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The model's outputs at sample level, [N, ...] each, from its inputs at row level, [B, ...] each."""
+        """The model's outputs at sample level, [N, ...] each, from its inputs at their levels."""
+        at_rows = [t.name not in self._per_sample for t in self._plan.inputs]
         if keras_hooks.layer_graph(self._plan.model) is None or not self._plan.batch_first:
-            return self._plan.call([self._call.repeat(x) for x in inputs])
-        for x in inputs:
-            self._at_rows[x.ref()] = x
+            return self._plan.call(
+                [self._call.repeat(x) if rows else x for x, rows in zip(inputs, at_rows, strict=True)]
+            )
+        for x, rows in zip(inputs, at_rows, strict=True):
+            if rows:
+                self._at_rows[x.ref()] = x
         with keras_hooks.replaced_operations(self._apply):
             outputs = self._plan.call(inputs)
         return [self._repeat(y) for y in outputs]

@@ -5,11 +5,12 @@ It is the single source of every format. Nothing outside this module and those i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from keepdrop.artifact.check import taken
 from keepdrop.artifact.metadata import FIRST_SAMPLE, NUM_SAMPLES, ROWS, SCALARS, SEED, Streaming
 from keepdrop_exporter.errors import ConvertError, Refusal
 from keepdrop_exporter.plan import keras_hooks
@@ -36,7 +37,7 @@ class Traced(NamedTuple):
     stream: Streaming | None = None
 
 
-def trace(plan: Plan, *, lower: bool = True) -> Traced:
+def trace(plan: Plan, *, lower: bool = True, per_sample: Collection[str] = ()) -> Traced:
     """Trace a model as a function of its inputs, ``seed``, ``rows``, ``num_samples`` and ``first_sample``.
 
     Parameters
@@ -46,24 +47,29 @@ def trace(plan: Plan, *, lower: bool = True) -> Traced:
     lower
         Run what precedes the first draw once a row, and time loops in their fast form. Without it the model
         is traced just as Keras runs it; the samples are the same.
+    per_sample
+        The inputs that come with a sample axis, ``[num_samples, batch, ...]``.
 
     Raises
     ------
     ConvertError
         The model cannot be traced with its draws replaced.
     """
-    specs = specs_of({t.name: t for t in plan.inputs})
+    specs = specs_of({t.name: t for t in taken(plan.inputs, per_sample)})
     lowered: list[Recurrence] = []
 
     def sample(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         call = call_of(tensors)
-        inputs = [tensors[t.name] for t in plan.inputs]
+        inputs = [call.rows_first(tensors[t.name]) if t.name in per_sample else tensors[t.name] for t in plan.inputs]
         replay = Replay(plan, Numbers(plan.draws, call), call)
         with keras_hooks.intercept(replay):
             if lower:
-                outputs = _lowered(plan, call, replay, inputs, lowered)
+                outputs = _lowered(plan, call, replay, inputs, per_sample, lowered)
             else:
-                outputs = plan.call([call.repeat(x) for x in inputs])
+                inputs = [
+                    x if t.name in per_sample else call.repeat(x) for t, x in zip(plan.inputs, inputs, strict=True)
+                ]
+                outputs = plan.call(inputs)
         return {
             t.name: tf.identity(call.samples_first(y), name=t.name) for t, y in zip(plan.outputs, outputs, strict=True)
         }
@@ -100,9 +106,14 @@ def concrete(plan: Plan, function: Callable[..., Any], specs: dict[str, tf.Tenso
 
 
 def _lowered(
-    plan: Plan, call: Call, replay: Replay, inputs: list[tf.Tensor], lowered: list[Recurrence]
+    plan: Plan,
+    call: Call,
+    replay: Replay,
+    inputs: list[tf.Tensor],
+    per_sample: Collection[str],
+    lowered: list[Recurrence],
 ) -> list[tf.Tensor]:
-    frontier = Frontier(plan, call)
+    frontier = Frontier(plan, call, per_sample)
     recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples)
     replay.row_origin = frontier.row_origin
     with keras_hooks.replaced_loops(recurrences.inner_loop, fold_time):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +42,18 @@ def verify_plan(
             f"{artifact}: it was made from another model than {plan.model.name!r}: their draws differ"
             + (f"; on the way to it was set: {'; '.join(changes)}" if changes else "")
         )
+    per_sample = session.metadata.per_sample
     batches = [given(plan, data, rows)] if data is not None else random_batches(plan, rows, seed)
+    batches = [with_samples(x, per_sample, samples, seed) for x in batches]
     worst: dict[str, OutputCheck] = {}
     for x in batches:
-        ids = row_ids(x)
-        expected = reference(plan, x, ids, samples, seed)
+        ids = row_ids({name: array[0] if name in per_sample else array for name, array in x.items()})
+        expected = reference(plan, x, ids, samples, seed, per_sample=per_sample)
         bound = Bound(
             expected,
             atol,
             rtol,
-            lambda x=x, ids=ids: exact_reference(plan, x, ids, samples, seed),  # type: ignore[misc]
+            lambda x=x, ids=ids: exact_reference(plan, x, ids, samples, seed, per_sample=per_sample),  # type: ignore[misc]
         )
 
         def draw(
@@ -67,7 +69,7 @@ def verify_plan(
         got = draw()
         for name, found in compare(got, expected, bound, "differs from Keras").items():
             worst[name] = worse(worst.get(name), found)
-        behaves(draw, x, ids, got, samples, seed, bound, _idle(plan, x))
+        behaves(draw, x, ids, got, samples, seed, bound, _idle(plan, x), per_sample)
     source = "given" if data is not None else "random"
     return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
 
@@ -94,6 +96,7 @@ def behaves(
     seed: int,
     bound: Bound,
     idle: str = "",
+    per_sample: Collection[str] = (),
 ) -> None:
     """Raise VerifyError unless samples vary, follow the seed and nothing else, and do not depend on how they are cut.
 
@@ -110,12 +113,30 @@ def behaves(
         raise VerifyError(f"seeds {seed} and {seed + 1} give the same samples: the seed does not reach the graph")
     # An odd cut also meets draws that begin within a block of the generator.
     cut = samples // 2 | 1 if samples > 3 else 1
-    parts = draw(samples=cut), draw(samples=samples - cut, first=cut)
+    every = slice(None)
+    parts = (
+        draw(rows_of(x, every, per_sample, slice(0, cut)), samples=cut),
+        draw(rows_of(x, every, per_sample, slice(cut, samples)), samples=samples - cut, first=cut),
+    )
     joined = {name: np.concatenate([part[name] for part in parts], axis=0) for name in got}
     compare(joined, got, bound, "changes when samples are drawn in chunks")
-    singles = [draw({name: a[b : b + 1] for name, a in x.items()}, ids[b : b + 1]) for b in range(len(ids))]
+    singles = [draw(rows_of(x, slice(b, b + 1), per_sample), ids[b : b + 1]) for b in range(len(ids))]
     joined = {name: np.concatenate([single[name] for single in singles], axis=1) for name in got}
     compare(joined, got, bound, "changes when rows are drawn one by one")
+
+
+def with_samples(x: Arrays, per_sample: Collection[str], samples: int, seed: int) -> Arrays:
+    """Inputs of their own for each sample, [T, B, ...], where an input has a sample axis: other rows', shuffled."""
+    rng = np.random.default_rng(seed % 2**64)
+    return {
+        name: np.stack([array[rng.permutation(len(array))] for _ in range(samples)]) if name in per_sample else array
+        for name, array in x.items()
+    }
+
+
+def rows_of(x: Arrays, rows: slice, per_sample: Collection[str], samples: slice = slice(None)) -> Arrays:
+    """The inputs of some rows, and of some samples where they have inputs of their own."""
+    return {name: array[samples, rows] if name in per_sample else array[rows] for name, array in x.items()}
 
 
 def _why_nothing_varies(got: Samples, idle: str) -> str:

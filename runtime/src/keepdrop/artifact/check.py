@@ -6,7 +6,8 @@ Both are untrusted. Everything here is decided before onnxruntime opens the file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Optional
 
 from keepdrop.errors import ArtifactError
@@ -17,6 +18,7 @@ from .metadata import (
     METADATA_KEY,
     NEXT_SUFFIX,
     NUM_SAMPLES,
+    PER_SAMPLE,
     QUANTILES,
     RESERVED_NAMES,
     ROWS,
@@ -63,6 +65,7 @@ def check_metadata(metadata: Metadata) -> None:
     _demand(metadata.default_samples >= 1, "default_samples", metadata.default_samples, "1 or more")
     if metadata.stream:
         _check_stream(metadata, metadata.stream)
+    _check_per_sample(metadata)
     for name in ("source_sha256", "summary_calibration"):
         sha256 = getattr(metadata, name)
         is_digest = sha256 is None or (len(sha256) == 64 and set(sha256) <= set("0123456789abcdef"))
@@ -93,6 +96,13 @@ def _check_tensors(metadata: Metadata) -> None:
             first = tensor.shape[:leading]
             _demand(first == (None,) * leading, f"the shape of {where}", tensor.shape, f"null for {leading} axes")
             _check_sizes(f"the shape of {where}", tensor.shape)
+
+
+def _check_per_sample(metadata: Metadata) -> None:
+    found = metadata.per_sample
+    known = set(found) <= {tensor.name for tensor in metadata.inputs} and len(set(found)) == len(found)
+    _demand(known and not (found and metadata.stream), "per_sample", found, "names of inputs, of no stream")
+    _demand((PER_SAMPLE in metadata.requires) == bool(found), "requires", metadata.requires, "what per_sample says")
 
 
 def _check_stream(metadata: Metadata, stream: Streaming) -> None:
@@ -146,7 +156,7 @@ def _check_draws(draws: Sequence[Draw], per_row: int) -> None:
 def _check_graph(metadata: Metadata, contents: Contents) -> None:
     controls = [Tensor(ROWS, "int64", (None,)), *(Tensor(name, "int64", ()) for name in SCALARS)]
     inputs, outputs = _carried(metadata.stream) if metadata.stream else ([], [])
-    wanted = [*metadata.inputs, *controls, *inputs]
+    wanted = [*taken(metadata.inputs, metadata.per_sample), *controls, *inputs]
     wanted += [Tensor(QUANTILES, "float32", (None,))] if metadata.summary else []
     _check_declared("input", wanted, contents.inputs)
     _check_declared("output", [*metadata.outputs, *outputs, *metadata.summary], contents.outputs)
@@ -160,6 +170,11 @@ def _check_graph(metadata: Metadata, contents: Contents) -> None:
     defaults = given & contents.initializers
     if defaults not in (set(), {NUM_SAMPLES, FIRST_SAMPLE}):  # the form of today, and the first
         raise ArtifactError(f"the graph has a default for {sorted(defaults)}, unlike an export; export the model again")
+
+
+def taken(inputs: Sequence[Tensor], per_sample: Collection[str]) -> list[Tensor]:
+    """The inputs as the graph declares them: those that are named have a sample axis."""
+    return [replace(t, shape=(None, *t.shape)) if t.name in per_sample else t for t in inputs]
 
 
 def _check_declared(kind: str, expected: Iterable[Tensor], found: Sequence[Declared]) -> None:

@@ -21,6 +21,9 @@ and beside the above
 
 An output without a time axis is the answer after the chunk's last step.
 
+An input that ``Metadata.per_sample`` names has a sample axis before its batch, ``[num_samples, batch, ...]``: each
+sample has an input of its own, as a forecast has that is fed with its own output.
+
 An artifact is an ONNX file, or a TensorFlow SavedModel with the same signature, whose metadata is an asset.
 
 What a newer export adds must not lock an older runtime out of samples it can draw: a field of the metadata, an output
@@ -161,8 +164,9 @@ MEAN = "mean"
 LOGVAR = "logvar"
 HEAD_KINDS = (VALUE, SOFTMAX, SIGMOID, MEAN_LOGVAR, MEAN, LOGVAR)
 
-# What ``Metadata.requires`` may name: nothing yet.
-KNOWN_REQUIREMENTS: frozenset[str] = frozenset()
+# What ``Metadata.requires`` may name: that ``per_sample`` is understood.
+PER_SAMPLE = "inputs per sample"
+KNOWN_REQUIREMENTS = frozenset({PER_SAMPLE})
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ class Metadata:
     [Q, batch, ...]. ``summary_calibration`` is the digest of the calibration that those of an observation hold; they
     are there where it is not None.
     ``requires`` names what a runtime must know to draw these samples; all else that is new to it, it may pass over.
+    ``per_sample`` are the names of the inputs with a sample axis, which their ``shape`` leaves out.
     """
 
     keepdrop_version: str
@@ -237,6 +242,7 @@ class Metadata:
     requires: tuple[str, ...] = ()
     summary: tuple[Tensor, ...] = ()
     summary_calibration: Optional[str] = None
+    per_sample: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """This metadata as one line of JSON."""

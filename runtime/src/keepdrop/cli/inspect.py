@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, OutputCheck, State, Verification
+from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, OutputCheck, State, Tensor, Verification
 from keepdrop.artifact.onnx_file import read
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
@@ -54,7 +54,7 @@ def inspect(file: Path, as_json: bool) -> None:
 def _described(metadata: Metadata, calibration: Optional[Calibration]) -> list[str]:
     heads = {head.output: f"  {_head(head)}" for head in metadata.heads if head.kind != VALUE}
     return [
-        *(f"{'input':<18}{t.name}  {t.dtype} {_axes('input', t.shape)}" for t in metadata.inputs),
+        *(f"{'input':<18}{t.name}  {t.dtype} {_axes('input', t.shape)}{_own(metadata, t)}" for t in metadata.inputs),
         *(
             f"{'output':<18}{t.name}  {t.dtype} {_axes('output', t.shape)}{heads.get(t.name, '')}"
             for t in metadata.outputs
@@ -76,6 +76,10 @@ def _described(metadata: Metadata, calibration: Optional[Calibration]) -> list[s
 def _head(head: Head) -> str:
     other = {MEAN: "log-variance", LOGVAR: "mean"}.get(head.kind)
     return f"{head.kind}, its {other} is {head.partner}" if other else head.kind
+
+
+def _own(metadata: Metadata, tensor: Tensor) -> str:
+    return ", one for each sample" if tensor.name in metadata.per_sample else ""
 
 
 def _axes(kind: str, shape: tuple[Optional[int], ...]) -> str:

@@ -31,11 +31,12 @@ PIECE = 1 << 20
 class Request:
     """What the graph is asked for: samples first_sample ... first_sample + samples - 1 of these rows."""
 
-    inputs: dict[str, NDArray[Any]]  # each [batch, ...]
+    inputs: dict[str, NDArray[Any]]  # each [batch, ...], those of `per_sample` [samples, batch, ...]
     rows: NDArray[np.int64]  # [batch]
     seed: int
     first_sample: int
     samples: int
+    per_sample: tuple[str, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -44,13 +45,16 @@ class Request:
 
     @cached_property
     def longest(self) -> int:
-        """The longest axis of the inputs, the batch left out."""
-        return max(max(array.shape[1:], default=1) for array in self.inputs.values())
+        """The longest axis of the inputs, batch and samples left out."""
+        return max(
+            max(array.shape[2 if name in self.per_sample else 1 :], default=1) for name, array in self.inputs.items()
+        )
 
     def feeds(self) -> dict[str, NDArray[Any]]:
         """Every input of the graph by its name in the artifact."""
         return {
             **self.inputs,
+            **{name: np.ascontiguousarray(self.inputs[name]) for name in self.per_sample},
             SEED: np.array(self.seed, np.int64),
             ROWS: self.rows,
             NUM_SAMPLES: np.array(self.samples, np.int64),
@@ -60,16 +64,23 @@ class Request:
     def cut(self, rows: slice, samples: slice) -> Request:
         """The same request for some of its rows and samples (slices of 0 ... batch and 0 ... samples)."""
         return Request(
-            inputs={name: array[rows] for name, array in self.inputs.items()},
+            inputs={
+                name: array[samples, rows] if name in self.per_sample else array[rows]
+                for name, array in self.inputs.items()
+            },
             rows=self.rows[rows],
             seed=self.seed,
             first_sample=self.first_sample + samples.start,
             samples=samples.stop - samples.start,
+            per_sample=self.per_sample,
         )
 
     def only(self, rows: NDArray[np.int64]) -> Request:
         """The same request for the rows at these positions."""
-        return replace(self, inputs={name: array[rows] for name, array in self.inputs.items()}, rows=self.rows[rows])
+        inputs = {
+            name: array[:, rows] if name in self.per_sample else array[rows] for name, array in self.inputs.items()
+        }
+        return replace(self, inputs=inputs, rows=self.rows[rows])
 
     def row_blocks(self, sample_rows: int) -> Iterator[Request]:
         """Cut into blocks of whole rows, each of at most `sample_rows` samples x rows (but at least one row)."""
@@ -117,23 +128,52 @@ def check(
             "this artifact streams and takes no whole inputs; push steps to model.stream(), or to `keepdrop stream`, "
             "or export the model with streaming=False"
         )
-    samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
     given = _by_name(metadata.inputs, x)
     arrays = {tensor.name: _array(tensor, given[tensor.name]) for tensor in metadata.inputs}
+    with_axis = {
+        tensor.name: arrays[tensor.name]
+        for tensor in metadata.inputs
+        if tensor.name in metadata.per_sample and arrays[tensor.name].ndim == len(tensor.shape) + 1
+    }
+    samples = _samples(metadata, with_axis, samples)
     for tensor in metadata.inputs:
-        _check_shape(tensor, arrays[tensor.name])
+        if tensor.name in with_axis:
+            _check_shape(replace(tensor, shape=(None, *tensor.shape)), arrays[tensor.name], "samples, batch")
+        else:
+            _check_shape(tensor, arrays[tensor.name])
     if budget:
         _demand_copies(metadata.inputs, arrays, budget)
-    inputs = {tensor.name: _values(tensor, arrays[tensor.name]) for tensor in metadata.inputs}
+    inputs = {}
+    for tensor in metadata.inputs:
+        name = tensor.name
+        inputs[name] = _values(tensor, arrays[name], unit="sample" if name in with_axis else "row")
+        if name in metadata.per_sample and name not in with_axis:
+            inputs[name] = np.broadcast_to(inputs[name], (samples, *inputs[name].shape))
     request = Request(
         inputs=inputs,
-        rows=_row_ids(rows, _batch(inputs)),
+        rows=_row_ids(rows, _batch({n: a[0] if n in metadata.per_sample else a for n, a in inputs.items()})),
         seed=integer("seed", seed),
         first_sample=integer("first_sample", first_sample, least=0),
         samples=samples,
+        per_sample=metadata.per_sample,
     )
     check_far(metadata, request.first_sample, samples, request.longest)
     return request
+
+
+def _samples(metadata: Metadata, with_axis: Mapping[str, NDArray[Any]], samples: Optional[int]) -> int:
+    """How many samples are asked for: as many as the inputs have that come with one for each."""
+    lengths = {name: len(array) for name, array in with_axis.items()}
+    if not lengths or samples is not None:
+        samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
+    wanted = {*lengths.values(), *([] if samples is None else [samples])}
+    if len(wanted) > 1 or 0 in wanted:
+        asked = "" if samples is None else f", and samples={samples}"
+        raise InputError(
+            f"the inputs have so many samples, {lengths}{asked}; give each [samples, batch, ...] for as many, 1 or "
+            "more, or [batch, ...], the same for all"
+        )
+    return wanted.pop()
 
 
 def check_readings(
@@ -277,8 +317,10 @@ def _demand_copies(tensors: tuple[Tensor, ...], arrays: Mapping[str, NDArray[Any
         )
 
 
-def _values(tensor: Tensor, array: NDArray[Any], rows: Optional[NDArray[np.int64]] = None) -> NDArray[Any]:
-    """`array`, whose shape fits, as the graph takes it; an error names a row by `rows`, or by its place."""
+def _values(
+    tensor: Tensor, array: NDArray[Any], rows: Optional[NDArray[np.int64]] = None, unit: str = "row"
+) -> NDArray[Any]:
+    """`array`, whose shape fits, as the graph takes it; an error names a row by `rows`, or by its place, as `unit`."""
     fitted = np.ascontiguousarray(_cast(tensor, array))
     if fitted.dtype.kind != "f":
         return fitted
@@ -294,11 +336,11 @@ def _values(tensor: Tensor, array: NDArray[Any], rows: Optional[NDArray[np.int64
         row = place if rows is None else rows[place]
         if np.isfinite(array[place]).all():
             raise InputError(
-                f"input {tensor.name!r} holds numbers too large for {fitted.dtype}, first in row {row}; scale it as "
+                f"input {tensor.name!r} holds numbers too large for {fitted.dtype}, first in {unit} {row}; scale it as "
                 "the model was trained"
             )
         raise InputError(
-            f"input {tensor.name!r} holds NaN or infinity, first in row {row}; fill or drop such rows: "
+            f"input {tensor.name!r} holds NaN or infinity, first in {unit} {row}; fill or drop such rows: "
             "onnxruntime's recurrent operators turn them into numbers like any others"
         )
     return fitted
@@ -315,7 +357,7 @@ def _fits(tensor: Tensor, array: NDArray[Any]) -> bool:
     )
 
 
-def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
+def _check_shape(tensor: Tensor, array: NDArray[Any], leading: str = "batch") -> None:
     fits = _fits(tensor, array)
     if fits and 0 not in array.shape[1:]:
         return
@@ -324,7 +366,7 @@ def _check_shape(tensor: Tensor, array: NDArray[Any]) -> None:
         cure = "one example needs a batch axis too: x[np.newaxis]"
     elif fits:
         cure = "give at least one step of every axis"
-    raise InputError(f"input {tensor.name!r} has shape {list(array.shape)}; expected {_form(tensor)}; {cure}")
+    raise InputError(f"input {tensor.name!r} has shape {list(array.shape)}; expected {_form(tensor, leading)}; {cure}")
 
 
 def _cast(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
@@ -339,9 +381,9 @@ def _cast(tensor: Tensor, array: NDArray[Any]) -> NDArray[Any]:
     raise InputError(f"input {tensor.name!r} holds {array.dtype} that does not go into {want} unchanged; {cure}")
 
 
-def _form(tensor: Tensor) -> str:
-    tail = ["any" if size is None else str(size) for size in tensor.shape[1:]]
-    return f"{tensor.dtype} [{', '.join(['batch', *tail])}]"
+def _form(tensor: Tensor, leading: str = "batch") -> str:
+    tail = ["any" if size is None else str(size) for size in tensor.shape[leading.count(",") + 1 :]]
+    return f"{tensor.dtype} [{', '.join([leading, *tail])}]"
 
 
 def _reading_form(tensor: Tensor, rows: int) -> str:

@@ -26,6 +26,11 @@ class Rolling:
     """
 
     def __init__(self, metadata: Metadata, engine: Engine, drawn: Drawn, window: Optional[int]) -> None:
+        if metadata.per_sample:
+            raise InputError(
+                f"this artifact takes {list(metadata.per_sample)} for each sample, and a stream has one reading for "
+                "all of them; export the model without per_sample="
+            )
         self._length = _window(metadata, window)
         self.window: Optional[int] = self._length
         self.inputs = tuple(Tensor(t.name, t.dtype, (None, None, *t.shape[2:])) for t in metadata.inputs)
