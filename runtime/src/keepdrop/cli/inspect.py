@@ -10,7 +10,18 @@ from typing import Any, Optional
 import click
 import numpy as np
 
-from keepdrop.artifact.metadata import LOGVAR, MEAN, OPSET, VALUE, Head, Metadata, OutputCheck, State, Tensor, Verification
+from keepdrop.artifact.metadata import (
+    LOGVAR,
+    MEAN,
+    OPSET,
+    VALUE,
+    Head,
+    Metadata,
+    OutputCheck,
+    State,
+    Tensor,
+    Verification,
+)
 from keepdrop.artifact.onnx_file import read
 from keepdrop.artifact.savedmodel import savedmodel_metadata
 from keepdrop.calibration.record import Calibration
