@@ -1,4 +1,4 @@
-"""Ray on this machine gives the bytes of `keepdrop predict`.
+"""Ray on this machine gives the bytes of `keepdrop predict`, also where a worker is killed in the middle.
 
 It starts a cluster of its own, which takes longer than all tests of the scorer: `scripts/test -m nightly`.
 """
@@ -6,6 +6,8 @@ It starts a cluster of its own, which takes longer than all tests of the scorer:
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,11 +50,28 @@ def expected(scorer: Any) -> pyarrow.Table:
     return scorer(readings()).sort_by(KEYS)
 
 
+class KilledOnce:
+    """A scorer whose process is killed the first time, as by a kernel that is out of memory."""
+
+    __name__ = "killed_once"
+
+    def __init__(self, scorer: Any, marker: Path) -> None:
+        self.scorer = scorer
+        self.marker = str(marker)
+
+    def __call__(self, table: pyarrow.Table) -> pyarrow.Table:
+        if not os.path.exists(self.marker):
+            open(self.marker, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.scorer(table)
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_agent_register_timeout_ms"] = "240000"  # noqa: SIM112  its name; 30 s are few on a busy machine
     ray = pytest.importorskip("ray", reason="the group cluster is not installed")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not have this file
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield ray
@@ -68,3 +87,10 @@ def collected(ray: Any, dataset: Any) -> pyarrow.Table:
 def test_ray_groups(partitions: int, ray: Any, scorer: Any, expected: pyarrow.Table) -> None:
     grouped = ray.data.from_arrow(readings()).groupby("sensor", num_partitions=partitions)
     assert collected(ray, grouped.map_groups(scorer, batch_format="pyarrow")).equals(expected)
+
+
+def test_ray_with_a_worker_that_is_killed(ray: Any, scorer: Any, expected: pyarrow.Table, tmp_path: Path) -> None:
+    killed = KilledOnce(scorer, tmp_path / "killed")
+    grouped = ray.data.from_arrow(readings()).groupby("sensor", num_partitions=2)
+    assert collected(ray, grouped.map_groups(killed, batch_format="pyarrow")).equals(expected)
+    assert (tmp_path / "killed").exists()
