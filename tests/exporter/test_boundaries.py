@@ -34,6 +34,7 @@ ORDER = [
     "formats",
     "verification",
     "pipeline",
+    "summarising",
     "options",
     "tuning",
     "cli",

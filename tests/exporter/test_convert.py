@@ -122,6 +122,8 @@ def test_metadata_is_one_complete_json_object(forecaster: Report, forecaster_fil
         "changes": [],
         "requires": [],
         "summary": [],
+        "summary_calibration": None,
+        "per_sample": [],
     }
     assert draws[0] == {
         "layer": "lstm",

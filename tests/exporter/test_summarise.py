@@ -131,7 +131,7 @@ def test_remove_gives_the_plain_graph_again(plain: Path, made: Path, tmp_path: P
 
 
 def test_another_calibration_is_refused_with_the_cure(made: Path, tmp_path: Path) -> None:
-    cure = r"\['steps_observation_quantiles', .* hold the calibration .*`keepdrop summarise FILE --remove -o PLAIN`"
+    cure = r"\['steps_observation_quantiles', .* hold the calibration .*summarise\(FILE, PLAIN, remove=True\)"
     model = keepdrop.load(made, threads=1)
     with pytest.raises(keepdrop.ArtifactError, match=cure):
         model.with_calibration(None).to_bytes()

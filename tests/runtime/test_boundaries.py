@@ -23,6 +23,7 @@ ORDER = [
     "replay",
     "files",
     "model",
+    "recursion",
     "scoring",
     "labelled",
     "service",

@@ -53,12 +53,13 @@ def verify_summary(artifact: Path, x: Arrays) -> None:
     VerifyError
         One differs; the text names it.
     """
-    model = Model(Session(artifact), threads=1)
+    session = Session(artifact)
+    model = Model(session, threads=1)
     metadata = model.metadata
-    for feeds in _calls(model._session, x):
+    for feeds in _calls(session, x):
         names = [tensor.name for tensor in (*metadata.outputs, *metadata.summary)]
         asked = np.asarray(feeds[QUANTILES])
-        found = dict(zip(names, model._session.call(names, feeds), strict=True))
+        found = dict(zip(names, session.call(names, feeds), strict=True))
         heads = {head.output: head for head in model.heads}
         for tensor in metadata.outputs:
             for part, expected in _figures(found, heads[tensor.name], asked).items():

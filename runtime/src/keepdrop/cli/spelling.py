@@ -19,6 +19,10 @@ OF_EXPORT = (
     (re.compile(r"\bwith streaming=False\b"), "without --streaming"),
     (re.compile(r"\bwith streaming=True\b"), "with --streaming"),
     (re.compile(r"\bformat='savedmodel'"), "--format savedmodel"),
+    (
+        re.compile(r"keepdrop_exporter\.summarise\(FILE, PLAIN, remove=True\)"),
+        "keepdrop summarise FILE --remove -o PLAIN",
+    ),
     (re.compile(r"\bheads=\{'([^']+)': '([^']+)'\}"), r"--head \1=\2"),
 )
 

@@ -43,8 +43,8 @@ def refuse_other_calibration(path: str, metadata: Metadata, text: Optional[str])
     names = [tensor.name for tensor in metadata.summary if tensor.name.endswith(kinds)]
     raise ArtifactError(
         f"{path}: the graph's own outputs {names} hold the calibration that they were made of, and no other goes with "
-        "them; take them out on the workstation (`keepdrop summarise FILE --remove -o PLAIN`), calibrate PLAIN, and "
-        "summarise that"
+        "them; take them out on the workstation (keepdrop_exporter.summarise(FILE, PLAIN, remove=True)), calibrate "
+        "PLAIN, and summarise that"
     )
 
 
