@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -9,6 +11,7 @@ import numpy as np
 import onnx
 import tf2onnx.convert
 import tf2onnx.graph
+import tf2onnx.onnx_opset.controlflow
 import tf2onnx.optimizer
 
 from keepdrop.artifact.metadata import OPSET
@@ -34,7 +37,10 @@ def converted(graph: Any, inputs: list[str], outputs: list[str], renamed: dict[s
         )
         return model
 
-    with mock.patch.object(tf2onnx.graph.Graph, "extract_sub_graph_nodes", _leading_to):
+    with (
+        mock.patch.object(tf2onnx.graph.Graph, "extract_sub_graph_nodes", _leading_to),
+        mock.patch.object(tf2onnx.onnx_opset.controlflow, "copy", SimpleNamespace(deepcopy=_alone)),
+    ):
         try:
             with mock.patch.object(tf2onnx.optimizer, "optimize_graph", _optimized):
                 return convert()
@@ -69,6 +75,12 @@ def _leading_to(
         found[node] = None
         names += [*node.input, *node.get_implicit_inputs()]
     return list(found)
+
+
+def _alone(graph: Any) -> Any:
+    """A deep copy of a loop's body; tf2onnx (1.17) copies the graph around it as well, once for each loop."""
+    outer = graph.parent_graph
+    return copy.deepcopy(graph, {id(outer): outer})
 
 
 def _floor_mod(context: Any, node: Any, name: str, args: Any) -> None:
