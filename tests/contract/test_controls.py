@@ -168,9 +168,21 @@ def test_verify_notices_that_nothing_varies(tmp_path: Path) -> None:
     """The dropout is there, and what it makes random does not reach the output."""
     x = keras.Input((5,), name="x")
     dead = keras.layers.Dense(2, kernel_initializer="zeros", name="y")(keras.layers.Dropout(0.5)(x))
-    with pytest.raises(VerifyError, match="no output varies.*dropout is not active"):
+    with pytest.raises(VerifyError, match="no output varies.*in Keras either: these inputs leave nothing.*--data"):
         keepdrop_exporter.export(keras.Model(x, dead), tmp_path / "dead.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "forgetting",
+    [keras.layers.LayerNormalization(name="last"), keras.layers.Dense(1, "softmax", name="last")],
+    ids=["normalised alone", "softmax of one"],
+)
+def test_verify_names_the_layer_that_forgets_what_it_is_given(forgetting: keras.layers.Layer, tmp_path: Path) -> None:
+    """As published models have it; Keras' own samples do not vary either."""
+    stack = [keras.Input((5,)), keras.layers.Dropout(0.5), keras.layers.Dense(1), forgetting]
+    with pytest.raises(VerifyError, match="no output varies.*in Keras either: layer 'last' .*whatever"):
+        keepdrop_exporter.export(keras.Sequential(stack), tmp_path / "constant.onnx")
 
 
 def test_verify_notices_dropout_that_is_switched_off(

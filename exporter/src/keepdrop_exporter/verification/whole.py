@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ import keepdrop
 from keepdrop.artifact.metadata import OutputCheck, Verification
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.formats.savedmodel import open_artifact
+from keepdrop_exporter.plan import keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 from keepdrop_exporter.plan.inputs import Data, given, random_batches
 from keepdrop_exporter.plan.reference import Arrays, Samples, exact_reference, reference
@@ -103,8 +106,8 @@ def behaves(
     ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default. ``idle`` is why the
     model's draws may be without effect.
     """
-    if all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in got.values()):
-        raise VerifyError(f"no output varies over {samples} samples: {_why_nothing_varies(got, idle)}")
+    if _are_constant(got):
+        raise VerifyError(f"no output varies over {samples} samples{_why_nothing_varies(got, bound.keras, idle)}")
     again, other = draw(), draw(seed=seed + 1)
     for name, y in got.items():
         if not np.array_equal(again[name], y, equal_nan=True):
@@ -139,19 +142,31 @@ def rows_of(x: Arrays, rows: slice, per_sample: Collection[str], samples: slice 
     return {name: array[samples, rows] if name in per_sample else array[rows] for name, array in x.items()}
 
 
-def _why_nothing_varies(got: Samples, idle: str) -> str:
+def _are_constant(samples: Samples) -> bool:
+    return all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in samples.values())
+
+
+def _why_nothing_varies(got: Samples, expected: Samples, idle: str) -> str:
     if all(np.isnan(y).all() for y in got.values()):
-        return f"all of them are NaN; the model overflows on these inputs: {REAL_INPUTS}"
-    return idle or "dropout is not active in the artifact"
+        return f": all of them are NaN; the model overflows on these inputs: {REAL_INPUTS}"
+    if not _are_constant(expected):
+        return ": dropout is not active in the artifact"
+    return f", in Keras either: {idle or f'these inputs leave nothing of what the dropout drops; {REAL_INPUTS}'}"
 
 
 def _idle(plan: Plan, x: Arrays) -> str:
-    """Why recurrent dropout alone may have no effect: the state of the first step is zero."""
+    """Why the model's draws may have no effect: a layer forgets what it is given, or the first step's state is zero."""
+    for layer in keras_hooks.all_layers(plan.model):
+        weights = layer.weights if isinstance(layer, keras.layers.LayerNormalization) else []
+        if weights and math.prod(weights[0].shape) == 1:
+            return f"layer {layer.name!r} normalises single numbers, which leaves its offset whatever they are"
+        if getattr(layer, "activation", None) is keras.activations.softmax and getattr(layer, "units", 0) == 1:
+            return f"layer {layer.name!r} is a softmax over one unit, which is 1 whatever it is given"
     steps = {a.shape[1] for a in x.values() if a.ndim > 2}
     if steps != {1} or any(draw.argument != "recurrent_dropout" for draw in plan.draws):
         return ""
-    layer = plan.draws[0].layer
+    drawing = plan.draws[0].layer
     return (
-        f"layer {layer!r} takes one step, at which its state is zero still, and recurrent dropout drops nothing of it; "
-        f"give its input a rate instead, as {layer}.input"
+        f"layer {drawing!r} takes one step, at which its state is zero still, and recurrent dropout drops nothing of "
+        f"it; give its input a rate instead, as {drawing}.input"
     )
