@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from keras import layers
+from tests.contract import reference
 
 import keepdrop
 import keepdrop_exporter
-from keepdrop_exporter import LoadError, cli, pipeline
-from keepdrop_exporter.loading import custom_code
+from keepdrop_exporter import LoadError, Refusal, cli, pipeline
+from keepdrop_exporter.loading import custom_code, reading
 
 SOURCE = """
 import keras
@@ -195,9 +196,8 @@ def _with_lambda(path: Path) -> keras.Model:
     return model
 
 
-@pytest.mark.parametrize("suffix", [".keras", ".h5", ".h5 of Keras 2"])
-def test_lambda_runs_for_those_who_trust_it(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"model{suffix.partition(' ')[0]}"
+def _saved_with_lambda(suffix: str, folder: Path) -> tuple[Path, keras.Model]:
+    path = folder / f"model{suffix.partition(' ')[0]}"
     model = _with_lambda(path)
     if "Keras 2" in suffix:
         with h5py.File(path, "r+") as file:
@@ -208,9 +208,71 @@ def test_lambda_runs_for_those_who_trust_it(suffix: str, tmp_path: Path) -> None
                         "module": "__main__", "output_shape": None, "output_shape_type": "raw"}  # fmt: skip
             config["config"]["layers"][0]["config"].pop("optional", None)  # newer Keras 3 alone has it
             file.attrs.update({"model_config": json.dumps(config), "keras_version": "2.11.0"})
+    return path, model
+
+
+FORMS = [".keras", ".h5", ".h5 of Keras 2"]
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_lambda_runs_for_those_who_trust_it(suffix: str, tmp_path: Path) -> None:
+    path, model = _saved_with_lambda(suffix, tmp_path)
     with pytest.raises(LoadError, match="Lambda layer, whose Python code would run on loading.*--trust-code"):
         keepdrop_exporter.load(path)
     np.testing.assert_array_equal(keepdrop_exporter.load(path, trust_code=True)(X), model(X))
+
+
+class Noise(keras.layers.Layer):
+    """Draws as what a variational autoencoder samples with has to."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x: Any) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+@pytest.mark.parametrize("suffix", FORMS)
+def test_what_is_given_under_a_lambdas_name_stands_for_its_code(suffix: str, tmp_path: Path) -> None:
+    """No code of the file runs, which versions of Python other than the one that wrote it could not run anyway."""
+    path, model = _saved_with_lambda(suffix, tmp_path)
+    name = model.layers[0].name
+    changes = reading.read(path, {name: lambda x: 3 * x}).changes
+    assert changes[-1].endswith(f"what was given stands for the code of Lambda layers: {name}")
+    np.testing.assert_array_equal(keepdrop_exporter.load(path, custom_objects={name: lambda x: 3 * x})(X), model(X))
+    other = keepdrop_exporter.load(path, custom_objects={name: lambda x: 4 * x})
+    assert not np.array_equal(other(X), model(X))
+    assert isinstance(keepdrop_exporter.load(path, custom_objects={name: Noise}).layers[0], Noise)
+
+
+def sampling(parts: Any) -> Any:
+    mean, spread = parts
+    return mean + keras.random.normal(keras.ops.shape(mean)) * keras.ops.exp(spread)
+
+
+class Sampling(Noise):
+    def call(self, parts: Any) -> Any:
+        mean, spread = parts
+        return mean + keras.random.normal(keras.ops.shape(mean), seed=self.seeds) * keras.ops.exp(spread)
+
+
+def test_a_lambda_that_draws_becomes_a_layer_that_owns_what_it_draws_from(tmp_path: Path) -> None:
+    """The encoder of a variational autoencoder, as it is published: a Lambda of a function called sampling."""
+    x = keras.Input((4,), name="x")
+    parts = layers.Dense(2, name="mean")(x), layers.Dense(2, name="spread")(x)
+    keras.Model(x, layers.Lambda(sampling, output_shape=(2,), name="z")(parts)).save(tmp_path / "vae.keras")
+    with pytest.raises(LoadError, match="the function 'sampling', which is not Keras'.*--custom FILE.py"):
+        keepdrop_exporter.load(tmp_path / "vae.keras")
+    with pytest.raises(Refusal, match="'z' draws from Keras' global generator.*a layer class of the Lambda's name"):
+        keepdrop_exporter.export(tmp_path / "vae.keras", tmp_path / "m.onnx", custom_objects={"sampling": sampling})
+    for name in ("sampling", "z"):
+        given = keepdrop_exporter.load(tmp_path / "vae.keras", custom_objects={name: Sampling})
+        keepdrop_exporter.export(given, tmp_path / "m.onnx", rows=2, samples=4)
+        expected = reference.samples(given, [X], [5, 0, 2], 6, seed=3)
+        got = keepdrop.load(tmp_path / "m.onnx").sample(X, rows=[5, 0, 2], samples=6, seed=3)
+        reference.assert_samples_equal(got, expected)
+        assert given.get_layer("z").output.shape == (None, 2)
 
 
 def test_the_command_trusts_code_only_when_told(tmp_path: Path) -> None:

@@ -128,6 +128,11 @@ def test_a_sequential_model_whose_configuration_is_a_list(keras2: Path) -> None:
     assert model.inputs[0].shape == (None, 6) and model.inputs[0].name == "embedding_input"
 
 
+def test_hdf5_under_the_name_of_an_archive(keras2: Path, tmp_path: Path) -> None:
+    shutil.copy(keras2 / "words.h5", tmp_path / "words.keras")
+    assert _difference(keepdrop_exporter.load(tmp_path / "words.keras"), keras2, "words") <= ATOL
+
+
 def test_a_saved_model_from_before_tensorflow_2_5(keras2: Path, tmp_path: Path) -> None:
     """What Keras noted was in saved_model.pb itself."""
     older = shutil.copytree(keras2 / "words", tmp_path / "older")
@@ -550,8 +555,9 @@ REFUSED: dict[str, tuple[Any, dict[str, str], str]] = {
     "a Lambda": (
         _layer("Lambda", function=["4wEA", None, None], function_type="lambda"),
         {},
-        "'it' is a Lambda layer, whose Python code would run on loading; replace it by a layer of its own class, or "
-        "run the code, if you trust who made the file, with --trust-code (trust_code=True in Python)",
+        "'it' is a Lambda layer, whose Python code would run on loading; give what it does as a function of the "
+        "layer's name, def it(x): ..., in --custom FILE.py (custom_objects={'it': ...} in Python), or run the code, if "
+        "you trust who made the file, with --trust-code (trust_code=True in Python)",
     ),
 }
 

@@ -256,8 +256,9 @@ def _with_layer(layer: dict[str, object], suffix: str = ".keras") -> Callable[[P
 
 NOT_TRUSTED = "; no save makes that, do not trust it"
 LAMBDA = (
-    "'lambda' is a Lambda layer, whose Python code would run on loading; replace it by a layer of its own class, or "
-    "run the code, if you trust who made the file, with --trust-code (trust_code=True in Python)"
+    "'lambda' is a Lambda layer, whose Python code would run on loading; give what it does as a function of the "
+    "layer's name, def lambda(x): ..., in --custom FILE.py (custom_objects={'lambda': ...} in Python), or run the "
+    "code, if you trust who made the file, with --trust-code (trust_code=True in Python)"
 )
 
 # Whole messages: what they are wrapped in would be seen.
@@ -361,8 +362,8 @@ CASES = {
     "empty folder": (lambda folder: _folder(folder), ["this folder holds no saved_model.pb"]),
     "damaged SavedModel": (lambda folder: _folder(folder, b"\xff\xff"), ["saved_model.pb is damaged"]),
     "SavedModel without Keras": (_computation, ["a computation but not Keras' layers", "give the .keras"]),
-    "Lambda in .keras": (_lambda(".keras"), ["Lambda layer", "replace it by a layer of its own class", "--trust-code"]),
-    "Lambda in .h5": (_lambda(".h5"), ["Lambda layer", "replace it by a layer of its own class", "--trust-code"]),
+    "Lambda in .keras": (_lambda(".keras"), ["Lambda layer", "a function of the layer's name", "--trust-code"]),
+    "Lambda in .h5": (_lambda(".h5"), ["Lambda layer", "a function of the layer's name", "--trust-code"]),
     "unregistered in .keras": (_unregistered(".keras"), ["'Unregistered'", "--custom FILE.py", "custom_objects={'Unr"]),
     "unregistered in .h5": (_unregistered(".h5"), ["'Unregistered'", "--custom FILE.py", "custom_objects={'Unr"]),
 }
@@ -427,6 +428,15 @@ def test_architecture_and_weights(suffix: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(x), model(x))
     with pytest.raises(LoadError, match="it has weights of its own"):
         keepdrop_exporter.load(weights, weights=weights)
+
+
+@pytest.mark.parametrize(("written", "named"), [(".keras", ".h5"), (".h5", ".keras"), (".h5", ".model")])
+def test_a_file_is_what_it_holds_whatever_its_name(written: str, named: str, tmp_path: Path) -> None:
+    """Keras 2 wrote HDF5 under any name, ``.keras`` among them."""
+    saved = _save(tmp_path / f"saved{written}", layers.Dense(3))
+    x = np.ones((2, 3), np.float32)
+    expected = keras.models.load_model(saved)(x)
+    np.testing.assert_array_equal(keepdrop_exporter.load(saved.rename(tmp_path / f"model{named}"))(x), expected)
 
 
 def test_layers_that_keras_would_leave_random(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from keepdrop_exporter.errors import LoadError
 
+SUFFIX, SIGNATURE = ".keras", b"PK\x03\x04"
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 
 # Keras stores members as they are; deflate gives at most 1,032 to 1, on zeros.

@@ -56,6 +56,52 @@ def custom_objects(path: str | Path) -> dict[str, Any]:
     return found
 
 
+# What a layer of any class has of a Lambda's options, and what a Lambda has beside its function.
+_OF_ANY_LAYER = ("name", "trainable", "dtype", "batch_input_shape")
+_OF_LAMBDA = (*_OF_ANY_LAYER, "arguments")
+
+
+def put_for_lambdas(config: Any, given: Mapping[str, Any]) -> list[str]:
+    """Put into a description, in place, what was given under the names of its Lambda layers, for the code they hold.
+
+    A function is what the Lambda calls; a class, also one under the name of the function that the Lambda calls, stands
+    in the layer's place.
+
+    Returns
+    -------
+    list of str
+        The names of the layers.
+    """
+    found: list[str] = []
+    waiting = [config]
+    while waiting:
+        value = waiting.pop()
+        waiting += list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+        if not isinstance(value, dict) or value.get("class_name") != "Lambda" or not isinstance(value["config"], dict):
+            continue
+        options = value["config"]
+        name = str(options.get("name"))
+        thing = given.get(name)
+        if thing is None and isinstance(called := given.get(_called(options.get("function"))), type):
+            thing = called
+        if isinstance(thing, type):
+            value |= {"module": None, "class_name": thing.__name__, "registered_name": thing.__name__}
+            value["config"] = {key: options[key] for key in _OF_ANY_LAYER if key in options}
+        elif thing is not None:
+            function = {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
+            value["config"] = {key: options[key] for key in _OF_LAMBDA if key in options} | {"function": function}
+        if thing is not None:
+            found.append(name)
+    return found
+
+
+def _called(function: Any) -> str:
+    """The name of the function that a Lambda calls; empty where its code lies in the file."""
+    if isinstance(function, dict):
+        function = function.get("config") if function.get("class_name") == "function" else None
+    return function.rpartition(">")[2] if isinstance(function, str) else ""
+
+
 # What a subclass of Dropout keeps of itself where it adds nothing.
 _OF_DROPOUT = {"name", "trainable", "dtype", "batch_input_shape", "batch_shape", "rate", "noise_shape", "seed"}
 # Names that say no more than that it is on, or one's own: a TimestepDropout or a SpatialDropout is something else.

@@ -17,6 +17,8 @@ from keepdrop_exporter.errors import LoadError
 
 from .archive import BOMB_RATIO, BOMB_SIZE, plain
 
+SUFFIXES, SIGNATURE = (".h5", ".hdf5"), b"\x89HDF\r\n\x1a\n"
+
 _DEEPEST = 64
 _LARGEST_ATTRIBUTE = 1 << 27
 

@@ -30,7 +30,6 @@ from .keras2 import weights as keras2_weights
 from .lifting import lifted, stateless
 from .trust import lambda_refused, refuse_code
 
-_HDF5 = (".h5", ".hdf5")
 # Keras' reader of .h5 takes an option such as score_mode="dot" for the function of keras.layers of that name (3.15).
 _NOT_FUNCTIONS = {name: name for name, thing in vars(keras.layers).items() if inspect.isfunction(thing)}
 _NO_SHAPES = (
@@ -105,16 +104,25 @@ def read(
     reading = _Reading(path, dict(custom_objects or {}), trust_code, most_bytes, input_shapes)
     if path.is_dir():
         model, changes = reading.folder()
-    elif path.suffix == ".keras":
-        model, changes = reading.keras_archive()
-    elif path.suffix in _HDF5:
-        model, changes = reading.hdf5()
     elif path.suffix == ".json":
         model, changes = reading.architecture(weights)
+    elif (form := _form(path)) == archive.SUFFIX:
+        model, changes = reading.keras_archive()
+    elif form in hdf5.SUFFIXES:
+        model, changes = reading.hdf5()
     else:
         raise LoadError(f"{path}: a Keras model is {_ACCEPTED}; save it with model.save('name.keras')")
     model, fitted = reading.fitted(model, streaming)
     return Loaded(model, (*changes, *fitted), archive.sha256(path, *([weights] if weights else [])))
+
+
+def _form(path: Path) -> str:
+    """The suffix of what a file is: Keras 2 wrote HDF5 under any name that it was given, ``.keras`` among them."""
+    with open(path, "rb") as file:
+        start = file.read(len(hdf5.SIGNATURE))
+    if start == hdf5.SIGNATURE:
+        return hdf5.SUFFIXES[0]
+    return archive.SUFFIX if start.startswith(archive.SIGNATURE) else path.suffix
 
 
 _Found = tuple[keras.Model, list[str]]
@@ -130,6 +138,7 @@ class _Reading:
         self._custom = {name: buildable(thing) for name, thing in custom_objects.items()}
         self._trust_code, self._most_bytes = trust_code, most_bytes
         self._changes: list[str] = []
+        self._for_lambdas: list[str] = []
         if trust_code:
             keras_hooks.name_libraries_for_lambdas()
 
@@ -145,6 +154,10 @@ class _Reading:
                 in_file = self._judge(weights)
                 if version.startswith("3") and self._shapes is not None:
                     return self._of_own_class(config, weights)
+                if version.startswith("3") and self._for_lambdas:
+                    model = self._deserialized(config)
+                    self._put_variables(model, weights, self._path, generators=True)
+                    return model, self._changes
                 if version.startswith("3"):
                     return self._by_keras(config, in_file), self._changes
                 if any(name.startswith("assets/") and not name.endswith("/") for name in opened.namelist()):
@@ -179,10 +192,14 @@ class _Reading:
             )
             version = self._version(version)
             archive.refuse_size(self._path, hdf5.declared(group), self._most_bytes)
-            saved = hdf5.layer_weights(self._path, group) if version.startswith("2") else []
-        if version.startswith("3"):
+            by_keras = version.startswith("3") and not self._for_lambdas
+            saved = [] if by_keras else hdf5.layer_weights(self._path, group)
+        if by_keras:
             return self._by_keras(config), self._changes
-        model, changes = self._rewritten(config, version, backend and hdf5.text(backend))
+        if version.startswith("3"):
+            model, changes = self._deserialized({**config, "module": "keras"}), self._changes
+        else:
+            model, changes = self._rewritten(config, version, backend and hdf5.text(backend))
         return model, changes + keras2_weights.put(self._path, model, saved)
 
     def architecture(self, weights: Path | None) -> _Found:
@@ -213,8 +230,7 @@ class _Reading:
         )
         if not version.startswith("2"):
             raise LoadError(f"{self._path}: a SavedModel of Keras {version} cannot be loaded; give its .keras file")
-        self._refuse_code(config)
-        self._take_for_dropout(config)
+        self._judge_code(config)
         model, changes = self._rewritten(config, version)
         return model, changes + keras2_weights.put(self._path, model, saved)
 
@@ -276,8 +292,7 @@ class _Reading:
         config = archive.parse(self._path, text)
         if not isinstance(config, dict) or "class_name" not in config or "config" not in config:
             raise LoadError(f"{self._path}: it does not describe a Keras model; write one with model.to_json()")
-        self._refuse_code(config)
-        self._take_for_dropout(config)
+        self._judge_code(config)
         return config
 
     def _take_for_dropout(self, config: Any) -> None:
@@ -290,15 +305,22 @@ class _Reading:
             for name, layers in found.items()
         ]
 
-    def _refuse_code(self, config: Any) -> None:
+    def _judge_code(self, config: Any) -> None:
+        """What was given stands for code in the description, in place; what is left of it is refused, or trusted."""
+        self._for_lambdas = custom_code.put_for_lambdas(config, self._custom)
+        self._custom |= {thing.__name__: thing for thing in self._custom.values() if isinstance(thing, type)}
+        if self._for_lambdas:
+            self._changes.append(f"what was given stands for the code of Lambda layers: {', '.join(self._for_lambdas)}")
         if not self._trust_code:
             refuse_code(self._path, config, self._custom)
+        self._take_for_dropout(config)
 
     def _by_keras(self, config: Any, in_file: int | None = None) -> keras.Model:
         """A file of Keras 3, by Keras itself; ``in_file`` is how many numbers its weights are, where that is known."""
-        model = self._model(
-            lambda: keras.models.load_model(self._path, compile=False, safe_mode=not self._trust_code), config
-        )
+        with self._under_its_suffix() as path:
+            model = self._model(
+                lambda: keras.models.load_model(path, compile=False, safe_mode=not self._trust_code), config
+            )
         in_model = sum(math.prod(weight.shape) for weight in model.weights)
         unbuilt = [layer.name for layer in keras_hooks.all_layers(model) if not layer.built]
         if unbuilt and in_file is not None and in_file > in_model:
@@ -310,6 +332,16 @@ class _Reading:
                 "not part of a list of lists, and save the model again"
             )
         return model
+
+    @contextlib.contextmanager
+    def _under_its_suffix(self) -> Iterator[Path]:
+        """The file under a name by which Keras takes it for what it is."""
+        form = _form(self._path)
+        if self._path.suffix == form or {self._path.suffix, form} <= set(hdf5.SUFFIXES):
+            yield self._path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(shutil.copy(self._path, Path(folder) / f"model{form}"))
 
     def _of_own_class(self, config: Any, weights: Path) -> _Found:
         """A model whose class makes its layers, built by the shapes that were given before its weights are read."""

@@ -74,7 +74,9 @@ def _is_named(function: Any) -> bool:
 def lambda_refused(path: object, layer: str | None = None) -> LoadError:
     """The error for a Lambda whose code lies in the file."""
     which = f"{layer!r} is" if layer else "it holds"
+    name = layer or "NAME"
     return LoadError(
-        f"{path}: {which} a Lambda layer, whose Python code would run on loading; replace it by a layer of its own "
-        f"class, or run the code, {_TRUST}"
+        f"{path}: {which} a Lambda layer, whose Python code would run on loading; give what it does as a function of "
+        f"the layer's name, def {name}(x): ..., in --custom FILE.py (custom_objects={{'{name}': ...}} in Python), or "
+        f"run the code, {_TRUST}"
     )

@@ -211,7 +211,7 @@ class _Recorder:
             given = _source(seed)
             raise Refusal(
                 f"{where} draws from {given}, whose numbers do not belong to the model; give the layer a "
-                "keras.random.SeedGenerator of its own in __init__ and pass it as seed="
+                f"keras.random.SeedGenerator of its own in __init__ and pass it as seed={_FOR_LAMBDAS}"
             )
         if tf.compat.v1.get_default_graph() is not self._graph:
             raise Refusal(
@@ -246,6 +246,11 @@ class _Recorder:
         layer, _ = keras_hooks.drawing_layer()
         alike = [v.name for v in (layer.weights if layer is not None else []) if tuple(v.shape) == tuple(shape)]
         return f", but noise on the layer's weights ({alike[0]}), one draw that the whole batch shares" if alike else ""
+
+
+_FOR_LAMBDAS = (
+    " (where it is a Lambda: by a layer class of the Lambda's name in --custom FILE.py, custom_objects= in Python)"
+)
 
 
 def _source(seed: Any) -> str:
@@ -443,9 +448,11 @@ def _refuse_operators(graph: Any, layers: set[str]) -> None:
                 "(custom_objects={'NAME': keras.layers.Dropout} in Python)"
             )
         if "Random" in node.op or "Multinomial" in node.op:
+            scopes = [re.sub(r"_\d+$", "", scope) for scope in node.name.split("/")]
+            where = next((f"layer {s!r}, " for s in (*node.name.split("/"), *scopes) if s in layers), "")
             raise Refusal(
-                f"operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; draw "
-                "through keras.random with a keras.random.SeedGenerator that the layer owns"
+                f"{where}operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; "
+                f"draw through keras.random with a keras.random.SeedGenerator that the layer owns{_FOR_LAMBDAS}"
             )
 
 
