@@ -6,10 +6,10 @@ import pytest
 
 from . import fuzz
 
-# Chosen for about 20 s of one core: a file that onnxruntime sees costs some milliseconds, others less than one.
-# Of the graphs that follow the 900 of the last kind, one in 3,000 ends onnxruntime 1.32 itself: see docs/robustness.md.
+# Chosen for about 10 s of one core: a file that onnxruntime sees costs some milliseconds, others less than one.
+# Of the graphs after the first 900, one in 3,000 ends onnxruntime 1.32 itself: see docs/robustness.md.
 # Damaged inputs are some milliseconds each; 3,000 of a kind were looked at with `scripts/fuzz`.
-CASES = {"torn": 6000, "metadata": 3000, "forged": 2000, "graph": 900, **dict.fromkeys(fuzz.FILES, 60)}
+CASES = {"torn": 2000, "metadata": 1000, "forged": 700, "graph": 300, **dict.fromkeys(fuzz.FILES, 40)}
 
 
 @pytest.fixture(scope="module")
