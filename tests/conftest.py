@@ -24,16 +24,18 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """Gives the file of that name, which ``make(path)`` writes the first time: the processes of a run share it."""
+    """Gives the file or folder of that name, which ``make(path)`` writes at first: the processes of a run share it."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
-    folder.mkdir(exist_ok=True)
+    (folder / "unfinished").mkdir(parents=True, exist_ok=True)
 
     def made_once(name: str, make: Callable[[Path], object]) -> Path:
         path = folder / name
         with filelock.FileLock(folder / f"{name}.lock"):
             if not path.exists():
-                make(path)
+                unfinished = folder / "unfinished" / name
+                make(unfinished)
+                unfinished.rename(path)
         return path
 
     return made_once

@@ -237,20 +237,22 @@ class Graph:
 
 
 @pytest.fixture(scope="module")
-def streamed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Streamed]:
+def streamed(made_once: Callable[..., Path]) -> Callable[[str], Streamed]:
     """Gives the streaming artifact of a model, not verified by the export: these tests compare themselves."""
-    folder = tmp_path_factory.mktemp("streamed")
+
+    def export(model: keras.Model, path: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "verify_stream", lambda *args, **options: None)
+            patch.setattr(pipeline, "measure_push", lambda *args: None)
+            keepdrop_exporter.export(model, path, streaming=True)
 
     @functools.cache
     def streamed(name: str) -> Streamed:
         keras.utils.set_random_seed(5)
         model = MODELS[name]()
         models.settle(model)
-        path = folder / f"{list(MODELS).index(name)}.onnx"
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "verify_stream", lambda *args, **options: None)
-            patch.setattr(pipeline, "measure_push", lambda *args: None)
-            keepdrop_exporter.export(model, path, streaming=True)
+        file = f"streamed-{list(MODELS).index(name)}.onnx"
+        path = made_once(file, functools.partial(export, model))
         arrays = models.inputs(model, batch=len(ROWS), length=STEPS)
         if model.inputs[0].shape[1] is not None:
             arrays = [np.random.default_rng(1).standard_normal((len(ROWS), STEPS, FEATURES)).astype(np.float32)]

@@ -60,13 +60,16 @@ EQUAL = [(c, form) for c, forms in FORMS.items() for form in forms if (c, form) 
 
 
 @pytest.fixture(scope="module")
-def keras2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def keras2(made_once: Callable[..., Path]) -> Path:
     """The folder of what keras2_models.py writes."""
-    folder = tmp_path_factory.mktemp("keras2")
-    script = Path(__file__).with_name("keras2_models.py")
-    done = subprocess.run([sys.executable, script, folder, json.dumps(FORMS)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        script = Path(__file__).with_name("keras2_models.py")
+        done = subprocess.run([sys.executable, script, folder, json.dumps(FORMS)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return made_once("keras2", make)
 
 
 def _given(folder: Path, case: str, form: str) -> dict[str, Any]:
