@@ -100,11 +100,12 @@ class Engine:
             The results do not fit in the budget, or not one run beside them.
         """
         sample_rows = request.samples * request.batch
-        self.demand(request)
+        sizes = self._sized(request)
+        self._demand(request, sizes)
         workers = worthwhile_workers(sample_rows, self._threads, self._session.metadata.cost)
-        limit = self._sized(request).limit
+        limit = sizes.limit
         if self._budget.memory is not None:
-            workers, limit = self._within_budget(request, workers, limit)
+            workers, limit = self._within_budget(request, sizes, workers)
         if workers == 1 and sample_rows <= limit:
             outputs = self._session.run(request)
             if progress:
@@ -139,7 +140,9 @@ class Engine:
 
     def demand(self, request: Request, beside: int = 0) -> None:
         """Raise TooLarge where all samples at once, with `beside` bytes more an element, do not fit in the budget."""
-        sizes = self._sized(request)
+        self._demand(request, self._sized(request), beside)
+
+    def _demand(self, request: Request, sizes: _Sizes, beside: int = 0) -> None:
         each = sizes.results(beside)
         size = request.batch * request.samples * each
         if not self._budget.fits(size):
@@ -168,14 +171,13 @@ class Engine:
                 "give fewer rows at a time, or more memory= to keepdrop.load",
             )
 
-    def _within_budget(self, request: Request, workers: int, limit: int) -> tuple[int, int]:
+    def _within_budget(self, request: Request, sizes: _Sizes, workers: int) -> tuple[int, int]:
         """Fewer and smaller runs where the caller set a budget; the cut depends on nothing else that may change."""
         assert self._budget.memory is not None
-        sizes = self._sized(request)
         held = request.batch * request.samples * sizes.results()
         runs = max(1, (self._budget.memory - held) // sizes.run)
         workers = min(workers, runs)
-        return workers, min(limit, runs // workers)
+        return workers, min(sizes.limit, runs // workers)
 
     def _sized(self, request: Request) -> _Sizes:
         longest = request.longest

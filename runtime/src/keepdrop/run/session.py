@@ -252,12 +252,16 @@ def check_outputs(path: str, tensors: Sequence[Tensor], outputs: list[NDArray[An
     """Raise ArtifactError unless every output is what the metadata say, for the samples and rows asked for."""
     for tensor, output in zip(tensors, outputs):
         expected = (request.samples, request.batch, *tensor.shape[2:])
-        fits = output.ndim == len(expected) and all(n in (size, None) for size, n in zip(output.shape, expected))
-        if not fits or output.dtype != tensor.dtype:
+        if output.shape != expected and not _fits(output.shape, expected) or output.dtype != tensor.dtype:
             raise ArtifactError(
                 f"{path} gave output {tensor.name!r} as {output.dtype} {list(output.shape)} for {request.samples} "
                 f"samples of {request.batch} rows; it is not what an export writes: export the model again"
             )
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[Optional[int], ...]) -> bool:
+    """Whether an array has this shape, of which None may be anything."""
+    return len(shape) == len(expected) and all(n in (size, None) for size, n in zip(shape, expected))
 
 
 def _stamp(path: str) -> tuple[int, int, int]:
