@@ -21,7 +21,7 @@ from keepdrop.labelled.rows import Labelled, labelled
 from keepdrop_exporter import ExportError, RetrofitError, Tuning, cli, export, tune
 from keepdrop_exporter.tuning.choices import choices
 from keepdrop_exporter.tuning.command import tune as command
-from keepdrop_exporter.tuning.judging import Asked, time_splits
+from keepdrop_exporter.tuning.judging import JudgingOptions, time_splits
 from keepdrop_exporter.tuning.plain import plain_model
 from keepdrop_exporter.tuning.rates import overlap, tuned
 
@@ -182,7 +182,7 @@ def test_a_choice_that_cannot_be_is_marked_and_the_others_go_on() -> None:
         return labelled(plain, x, y, None, None, None), 0
 
     tried = {"nothing": {}, "spread": {"spread.input": 0.3}}
-    found = tuned(model, rows_of, tried, Asked(40, 0, 0.9, True), 1, {})
+    found = tuned(model, rows_of, tried, JudgingOptions(40, 0, 0.9, True), 1, {})
     assert found.choices[0].refused.startswith("model 'spreading': nothing in it is random")
     assert found.best is found.choices[1] and "\nnothing: model 'spreading': nothing in it is random" in str(found)
 

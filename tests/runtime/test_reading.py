@@ -28,7 +28,7 @@ from keepdrop.artifact.metadata import METADATA_KEY, Tensor
 from keepdrop.files import arrow, cells, parsed, sources, targets
 from keepdrop.files import text as text_module
 from keepdrop.files.lines import Dialect
-from keepdrop.files.reader import Selection, joined
+from keepdrop.files.reader import Selection, joined_readings
 from keepdrop.files.text import TextReader
 
 NUMBERS = [(64.71, 0.5, -3.125), (1e-3, 2.0, 7.0), (-0.1, 1e22, 123456789.123), (5.0, 6.0, 0.1)]
@@ -60,7 +60,7 @@ def table(sep=",", nl="\n", decimal=".", quote="", head="a{s}b{s}c") -> str:
 
 def read(content: bytes, selection: Selection, path: Path, dialect=Dialect(), most=3):  # noqa: B008
     path.write_bytes(content)
-    return joined(list(TextReader(str(path), path, dialect).read(selection, most)))
+    return joined_readings(list(TextReader(str(path), path, dialect).read(selection, most)))
 
 
 ABC = Selection(numbers=("a", "b", "c"))
@@ -154,11 +154,11 @@ def test_what_was_parsed_is_kept_in_bounded_memory(most, tmp_path, monkeypatch) 
     original = TextReader._bulk
     monkeypatch.setattr(TextReader, "_bulk", lambda *a: calls.append(a[1].first) or original(*a))
     reader, wanted = TextReader("x.csv", tmp_path / "x.csv"), Selection(("c", "a"), skip=True)
-    first = joined(list(reader.read(wanted, 100)))
+    first = joined_readings(list(reader.read(wanted, 100)))
     stretches = len(calls)
     calls.clear()
     for start, stop in ((0, None), (17, 2950), (0, 3000), (1400, 1600)):
-        again = joined(list(reader.read(wanted, 130, start, stop)))
+        again = joined_readings(list(reader.read(wanted, 130, start, stop)))
         np.testing.assert_array_equal(again.numbers, first.numbers[start:stop])
         np.testing.assert_array_equal(again.lines, first.lines[start:stop])
         assert list(again.problems) == [1500 - start]
@@ -166,7 +166,9 @@ def test_what_was_parsed_is_kept_in_bounded_memory(most, tmp_path, monkeypatch) 
     assert kept <= most and (kept > 0) == (most > 0)
     # All are read anew, or the last of them, or that one alone.
     assert len(calls) >= 3 * stretches if most == 0 else len(set(calls)) == 1 if most > 1e6 else calls
-    other = joined(list(reader.read(Selection(("b",), skip=True), 100)))  # other columns are not mistaken for these
+    other = joined_readings(
+        list(reader.read(Selection(("b",), skip=True), 100))
+    )  # other columns are not mistaken for these
     np.testing.assert_array_equal(other.numbers[:1500, 0], values[:1500, 1])
 
 

@@ -16,7 +16,7 @@ import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import TABLE_KEY, Tensor
 from keepdrop.artifact.properties import with_properties
-from keepdrop.service.messages import Choice, Messages
+from keepdrop.service.messages import MessageColumns, Messages
 
 # The package's attribute of that name is the command.
 command = importlib.import_module("keepdrop.cli.stream")
@@ -601,7 +601,7 @@ def test_a_pipe_is_read_as_a_file_is(with_table) -> None:
 
 
 def test_truths_have_the_decimals_of_the_readings() -> None:
-    reader = Messages((Tensor("x", "float32", (None, None, 2)),), Choice(columns=("a", "b"), truths=("y",)))
+    reader = Messages((Tensor("x", "float32", (None, None, 2)),), MessageColumns(columns=("a", "b"), truths=("y",)))
     assert reader.read(1, b"a;b;y\n") is None
     assert reader.read(2, b"1,5;2;3,25\n").truths == {"y": 3.25}
 

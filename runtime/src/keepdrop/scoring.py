@@ -50,7 +50,7 @@ MOST_OPEN = 4
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScorerOptions:
     """What is asked of every table; pickled as it is."""
 
     question: Question
@@ -139,7 +139,7 @@ def scorer(
         below=_several(below),
     )
     given = None if columns is None else tuple(columns)
-    asked = Asked(
+    asked = ScorerOptions(
         question,
         id,
         given,
@@ -165,7 +165,7 @@ class Scorer:
     A process that gets it opens the artifact once, whatever the number of its calls.
     """
 
-    def __init__(self, content: bytes, sha256: str, asked: Asked) -> None:
+    def __init__(self, content: bytes, sha256: str, asked: ScorerOptions) -> None:
         self.sha256 = sha256
         self._content = content
         self._asked = asked

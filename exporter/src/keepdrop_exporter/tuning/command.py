@@ -119,7 +119,7 @@ def tune(
     exporter()
     from keepdrop_exporter.loading.live import taken
 
-    from . import choices, judging, picture, told
+    from . import choices, judging, picture, tables
     from . import rates as tuning
 
     loaded = taken(model, custom_objects(custom), weights, **loading).model
@@ -142,7 +142,7 @@ def tune(
         loaded,
         labelled_rows,
         choices.choices(loaded, rates, where),
-        judging.Asked(samples, seed, level, not separately),
+        judging.JudgingOptions(samples, seed, level, not separately),
         splits,
         {"table": table, "heads": declared_heads(heads), "input_scaler": input_scaler, "output_scaler": output_scaler},
         progress,
@@ -151,7 +151,7 @@ def tune(
     if shown:
         shown.clear()
     command = (
-        None if found.best is None else told.command_of(str(model), found.best, _others(click.get_current_context()))
+        None if found.best is None else tables.command_of(str(model), found.best, _others(click.get_current_context()))
     )
     if plot:
         picture.write(plot, found, f"Dropout of {model.name} on {data[0].name}")

@@ -26,7 +26,7 @@ class Split(NamedTuple):
     late: Positions
 
 
-class Asked(NamedTuple):
+class JudgingOptions(NamedTuple):
     """How every model is judged."""
 
     samples: int
@@ -91,7 +91,11 @@ def time_splits(of: Labelled, splits: int, gap: int) -> list[Split]:
 
 
 def judged(
-    model: Model[Any, Any], of: Labelled, splits: Sequence[Split], asked: Asked, progress: Callable[[int], None] | None
+    model: Model[Any, Any],
+    of: Labelled,
+    splits: Sequence[Split],
+    asked: JudgingOptions,
+    progress: Callable[[int], None] | None,
 ) -> Judged:
     """Calibrate on the early rows of each split and judge on its late ones.
 

@@ -13,8 +13,8 @@ from keepdrop.artifact.metadata import SIGMOID, SOFTMAX
 from keepdrop.labelled.drawing import COLORS, HALF, WIDTH, Axes, ideal, line, span, svg, write_page
 
 from .judging import Figures
-from .rates import Choice, Tuning
-from .told import of_output, told, verdict
+from .rates import Candidate, Tuning
+from .tables import of_output, tuning_text, verdict
 
 Figure = Callable[[Figures], float | None]
 Lines = dict[str, list[tuple[float, Figures]]]
@@ -25,7 +25,7 @@ def write(target: Path, of: Tuning, title: str) -> None:
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(verdict(of))}</p>"]
     for figures in of.none.outputs:
         parts += [f"<h2>{html.escape(figures.output)}</h2>", *_pictures(of, figures.output)]
-    parts.append(f"<h2>Figures</h2><pre>{html.escape(told(of))}</pre>")
+    parts.append(f"<h2>Figures</h2><pre>{html.escape(tuning_text(of))}</pre>")
     write_page(target, title, parts)
 
 
@@ -48,7 +48,7 @@ def _pictures(of: Tuning, output: str) -> list[str]:
     ]
 
 
-def _lines(choices: Sequence[Choice], output: str) -> Lines:
+def _lines(choices: Sequence[Candidate], output: str) -> Lines:
     """The rates and figures of each set of places, by their names; choices without a rate have no place on it."""
     found: Lines = {}
     for choice in choices:

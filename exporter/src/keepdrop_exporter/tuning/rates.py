@@ -29,7 +29,7 @@ from keepdrop_exporter.pipeline import export
 from keepdrop_exporter.plan.draws import draws_anything
 
 from .choices import RATES, Dropout, choices
-from .judging import Asked, Figures, Judged, judged, time_splits
+from .judging import Figures, Judged, JudgingOptions, judged, time_splits
 from .plain import SAMPLES as PLAIN_SAMPLES
 from .plain import plain_model
 
@@ -40,7 +40,7 @@ NONE, AS_IT_IS = "none", "as it is"
 
 
 @dataclass(frozen=True)
-class Choice:
+class Candidate:
     """One dropout, and how good the model is with it.
 
     ``dropout`` is what ``export(..., dropout=)`` takes. ``gain`` is by which share of it the loss after calibration is
@@ -69,11 +69,11 @@ class Tuning:
     samples: int
     seed: int
     level: float
-    none: Choice
-    choices: tuple[Choice, ...]
+    none: Candidate
+    choices: tuple[Candidate, ...]
 
     @property
-    def best(self) -> Choice | None:
+    def best(self) -> Candidate | None:
         """The choice with the smallest loss; None where every one was refused."""
         judged = [choice for choice in self.choices if choice.refused is None]
         return max(judged, key=lambda choice: choice.gain, default=None)
@@ -94,9 +94,9 @@ class Tuning:
         return {**dataclasses.asdict(self), "best": best, "bound": self.bound, "helps": self.helps}
 
     def __str__(self) -> str:
-        from .told import told
+        from .tables import tuning_text
 
-        return told(self)
+        return tuning_text(self)
 
 
 def tune(
@@ -162,7 +162,7 @@ def tune(
     """
     loaded = taken(model, custom_objects, weights, trust_code=trust_code, input_shapes=input_shapes).model
     options = {"heads": heads, "input_scaler": input_scaler, "output_scaler": output_scaler}
-    asked = Asked(integer("samples", samples, least=2), seed, level, pool)
+    asked = JudgingOptions(integer("samples", samples, least=2), seed, level, pool)
 
     def rows_of(plain: Model[Any, Any]) -> tuple[Labelled, int]:
         given = labelled(plain, x, y, rows, times, series)
@@ -183,7 +183,7 @@ def tuned(
     model: keras.Model,
     rows_of: Callable[[Model[Any, Any]], tuple[Labelled, int]],
     tried: Mapping[str, Dropout],
-    asked: Asked,
+    asked: JudgingOptions,
     splits: int,
     options: Mapping[str, Any],
     progress: Callable[[str], None] = lambda choice: None,
@@ -209,11 +209,11 @@ def tuned(
                 artifact = keepdrop.load(path, by_output=True)
                 figures = judged(artifact, of, parts, asked, done)
         except (ExportError, InputError) as error:
-            found.append(Choice(name, dropout, refused=str(error)))
+            found.append(Candidate(name, dropout, refused=str(error)))
             continue
-        found.append(Choice(name, dropout, figures.outputs, *gain(without, figures, series)))
+        found.append(Candidate(name, dropout, figures.outputs, *gain(without, figures, series)))
     return Tuning(
-        len(of), splits, gap, asked.samples, asked.seed, asked.level, Choice(NONE, {}, without.outputs), tuple(found)
+        len(of), splits, gap, asked.samples, asked.seed, asked.level, Candidate(NONE, {}, without.outputs), tuple(found)
     )
 
 

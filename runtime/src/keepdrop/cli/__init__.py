@@ -70,7 +70,7 @@ class Commands(click.Group):
         """Run the verb; every error of ours is one message and exit code 1, every interrupt one and a shell's code."""
         try:
             with ending_by_signal(lambda: "nothing was written"), warnings.catch_warnings():
-                warnings.showwarning = _told
+                warnings.showwarning = _show_warning
                 return super().invoke(ctx)
         except KeepdropError as error:
             raise Refused(spelled(str(error), ctx.meta.get(VERB) or self)) from error
@@ -89,7 +89,7 @@ def _discard_standard_output() -> None:
         os.close(nowhere)
 
 
-def _told(message: Union[Warning, str], category: type[Warning], *_: Any, **__: Any) -> None:
+def _show_warning(message: Union[Warning, str], category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning as the command shows it: one line on stderr, without the line of code that it came from."""
     click.echo(f"keepdrop: {message}", err=True)
 

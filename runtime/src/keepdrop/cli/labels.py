@@ -11,16 +11,13 @@ from typing import Any, Optional, TypeVar
 import click
 
 from keepdrop.errors import InputError
-from keepdrop.files.gaps import Missing
-from keepdrop.files.lines import Dialect
 from keepdrop.files.several import expanded
-from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import SUFFIXES, Choice
 from keepdrop.files.truths import LabelledRows, declared_rows, labelled_rows, targets_of
 from keepdrop.model import Model
 
 from .answering import tell_skipped
-from .options import columns_option, reading_options, window_option
+from .options import choice_options
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -71,35 +68,24 @@ def labels_options(command: Verb) -> Verb:
     def with_rows(
         *arguments: Any,
         data: tuple[Path, ...],
-        columns: Optional[tuple[str, ...]],
-        window: Optional[int],
-        id_column: Optional[str],
-        dialect: Dialect,
-        time_column: Optional[str],
-        time_format: Optional[str],
-        missing: Missing,
-        on_error: str,
-        order: Optional[str],
+        choice: Choice,
         target: dict[Optional[str], str],
         ahead: Optional[tuple[int, ...]],
         targets: Optional[Path],
         **options: Any,
     ) -> Any:
-        skipped = Skipped() if on_error == "skip" else None
-        choice = Choice(columns, id_column, window, time_column, time_format, missing, skipped, dialect, order)
-
         def rows_of(model: Model[Any, Any]) -> LabelledRows:
             rows = _rows(model, data, choice, target, ahead, targets)
-            tell_skipped(skipped)
+            tell_skipped(choice.skipped)
             return rows
 
         return command(*arguments, data=data, rows_of=rows_of, targets=targets, **options)
 
     for option in (
-        click.option("--order", metavar="TIME", help="The column of times by which lines are sorted first."),
-        click.option("--id", "id_column", metavar="COLUMN", help="The column that says which series a line is of."),
-        window_option,
-        columns_option,
+        choice_options(
+            id="The column that says which series a line is of.",
+            order="The column of times by which lines are sorted first.",
+        ),
         click.option(
             "--targets", type=click.Path(path_type=Path), help="What was observed: a .npy file, or .npz by output."
         ),
@@ -107,7 +93,6 @@ def labels_options(command: Verb) -> Verb:
         target_option,
     ):
         with_rows = option(with_rows)
-    with_rows = reading_options(with_rows)
     data_argument = click.argument(
         "data", metavar="LABELLED...", nargs=-1, type=click.Path(path_type=Path, exists=False)
     )

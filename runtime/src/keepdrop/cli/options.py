@@ -16,7 +16,8 @@ from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, VALUE
 from keepdrop.errors import InputError
 from keepdrop.files.gaps import REFUSE, SKIP, Missing
 from keepdrop.files.lines import NAMES, Dialect
-from keepdrop.files.sources import SUFFIXES
+from keepdrop.files.skipped import Skipped
+from keepdrop.files.sources import SUFFIXES, Choice
 from keepdrop.table import Table, otherwise
 from keepdrop.table.declared import HOLD
 
@@ -182,26 +183,57 @@ def dialect_options(command: Verb) -> Verb:
     return with_dialect  # type: ignore[return-value]
 
 
-def reading_options(command: Verb) -> Verb:
-    """The dialect's, and what is time and what becomes of what is missing or wrong."""
-    for option in (
-        click.option(
-            "--on-error",
-            type=click.Choice(["stop", "skip"]),
-            default="stop",
-            show_default=True,
-            help="What becomes of a line that cannot be read.",
-        ),
-        missing_option,
-        click.option(
-            "--time-format",
-            metavar="FORMAT",
-            help="How times are written: s or ms since 1970, or as in %d.%m.%Y %H:%M. [default: ISO 8601]",
-        ),
-        click.option("--time", "time_column", metavar="COLUMN", help="The column of times, which answers then bear."),
-    ):
-        command = option(command)
-    return dialect_options(command)
+def choice_options(id: str, order: str) -> Callable[[Verb], Verb]:
+    """Which columns are meant, how lines are read and what becomes of those that cannot be, which the verb takes as
+    `choice`; `id` and `order` are the help of these two.
+    """
+
+    def decorated(command: Verb) -> Verb:
+        @functools.wraps(command)
+        def with_choice(
+            *arguments: Any,
+            columns: Optional[tuple[str, ...]],
+            window: Optional[int],
+            id_column: Optional[str],
+            dialect: Dialect,
+            time_column: Optional[str],
+            time_format: Optional[str],
+            missing: Missing,
+            on_error: str,
+            order: Optional[str],
+            **options: Any,
+        ) -> Any:
+            skipped = Skipped() if on_error == "skip" else None
+            choice = Choice(columns, id_column, window, time_column, time_format, missing, skipped, dialect, order)
+            return command(*arguments, choice=choice, **options)
+
+        for option in (
+            click.option("--order", metavar="TIME", help=order),
+            click.option(
+                "--on-error",
+                type=click.Choice(["stop", "skip"]),
+                default="stop",
+                show_default=True,
+                help="What becomes of a line that cannot be read.",
+            ),
+            missing_option,
+            click.option(
+                "--time-format",
+                metavar="FORMAT",
+                help="How times are written: s or ms since 1970, or as in %d.%m.%Y %H:%M. [default: ISO 8601]",
+            ),
+            click.option(
+                "--time", "time_column", metavar="COLUMN", help="The column of times, which answers then bear."
+            ),
+            dialect_options,
+            click.option("--id", "id_column", metavar="COLUMN", help=id),
+            window_option,
+            columns_option,
+        ):
+            with_choice = option(with_choice)
+        return with_choice  # type: ignore[return-value]
+
+    return decorated
 
 
 def table_as_asked(

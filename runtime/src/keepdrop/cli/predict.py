@@ -14,16 +14,14 @@ import click
 from keepdrop.errors import InputError
 from keepdrop.files import outputs, targets
 from keepdrop.files.following import Following
-from keepdrop.files.gaps import Missing
 from keepdrop.files.job import OF_SAMPLES, Averages, Job, Question, Span
-from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import is_stream, standard_input
 from keepdrop.files.several import expanded
-from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import SUFFIXES, Choice, Source, opened
 from keepdrop.files.truths import declared_readings, readings_of, targets_of
 from keepdrop.model import Model, load
 from keepdrop.run.device import available_threads
+from keepdrop.table import Table
 from keepdrop.until.limits import MAX_SAMPLES
 
 from . import answering
@@ -33,16 +31,14 @@ from .options import (
     INT64,
     Share,
     artifact_argument,
-    columns_option,
+    choice_options,
     declared_heads,
     head_option,
     interval_option,
     json_option,
-    reading_options,
     samples_option,
     table_as_asked,
     threads_option,
-    window_option,
 )
 
 PIPE = Path("-")
@@ -113,19 +109,9 @@ def _part(ctx: click.Context, param: click.Parameter, value: Optional[str]) -> O
     help="Milliseconds that a piece may take (see --batch).",
 )
 @head_option("as ARTIFACT says")
-@columns_option
-@window_option
-@click.option(
-    "--id",
-    "id_column",
-    metavar="COLUMN",
-    help="The column of the row ids, integers or text; with --window, of the series. Of .npz the array.",
-)
-@reading_options
-@click.option(
-    "--order",
-    metavar="TIME",
-    help="The column of times by which lines are sorted first, within their series where there is --id.",
+@choice_options(
+    id="The column of the row ids, integers or text; with --window, of the series. Of .npz the array.",
+    order="The column of times by which lines are sorted first, within their series where there is --id.",
 )
 @click.option("--last", is_flag=True, help="Only the newest window of each series: the forecast from now on.")
 @click.option("--wide", is_flag=True, help="A horizon's steps as columns instead of lines.")
@@ -146,15 +132,7 @@ def predict(
     artifact: Path,
     data: tuple[Path, ...],
     output: Optional[Path],
-    columns: Optional[tuple[str, ...]],
-    window: Optional[int],
-    id_column: Optional[str],
-    dialect: Dialect,
-    time_column: Optional[str],
-    time_format: Optional[str],
-    missing: Missing,
-    on_error: str,
-    order: Optional[str],
+    choice: Choice,
     last: bool,
     wide: bool,
     units: bool,
@@ -193,12 +171,17 @@ def predict(
       keepdrop predict forecaster.onnx large.parquet --window 48 -o part2.parquet --part 2/8 --resume
       head -n 100 readings.csv | keepdrop predict forecaster.onnx - --window 48
     """
-    _refuse_contradictions(id_column=id_column, span=span, part=part, **asked)
-    if order is not None and time_column not in (None, order):
+    _refuse_contradictions(choice.id, span=span, part=part, **asked)
+    if choice.order is not None and choice.time not in (None, choice.order):
         raise click.UsageError("--order names the column of times, as --time does; give one of them.")
     once = PIPE in data or (len(data) == 1 and is_stream(data[0]))
     output = _target(
-        data, output, once, asked["keep_samples"], rereads=bool(part or resume or order), files=bool(resume or plot)
+        data,
+        output,
+        once,
+        asked["keep_samples"],
+        rereads=bool(part or resume or choice.order),
+        files=bool(resume or plot),
     )
     if adapt and (once or resume or part or span):
         raise click.UsageError("--adapt follows whole files from their first line; leave --rows, --part, --resume out.")
@@ -212,29 +195,7 @@ def predict(
     start = time.perf_counter()
     model = load(artifact, threads=threads, memory=memory)
     question = _question(model.metadata.default_samples, **asked)
-    table = (
-        None
-        if columns or window
-        else table_as_asked(model.table, id_column, time_column or order, time_format, missing)
-    )
-    if table is None and (last or wide):
-        raise InputError("--last and --wide are for artifacts that say what columns mean (keepdrop export --table)")
-    if table is not None and order is not None:
-        id_column, time_format = table.id, table.time.format if table.time else None
-    skipped = Skipped() if on_error == "skip" else None
-    choice = Choice(
-        columns,
-        id_column,
-        window,
-        time_column,
-        time_format,
-        missing,
-        skipped,
-        dialect,
-        order,
-        table,
-        last,
-    )
+    choice = _with_table(choice, model.table, last, wide)
     averages, reached = Averages(), answering.Reached(printed=output == PIPE, kept=resume)
     with ending_by_signal(reached.text), opened(files or standard_input(), model.metadata, choice) as source:
         following = _following(model, files, choice, target, ahead) if adapt else None
@@ -244,7 +205,7 @@ def predict(
             raise InputError("columns of a table hold no samples; write .npz with --keep-samples")
         if not once:
             answering.check(job)
-            answering.tell_skipped(skipped)
+            answering.tell_skipped(choice.skipped)
         answering.tell_long(job)
         if output == PIPE:
             answering.to_standard_output(job, averages, reached, lambda: answering.layout(source, job, wide, units))
@@ -271,7 +232,7 @@ def predict(
             if resume:
                 answering.work_file(output).unlink()
     if once:
-        answering.tell_skipped(skipped)
+        answering.tell_skipped(choice.skipped)
     report = {
         "file": str(artifact),
         "input": str(data[0]) if len(data) == 1 else [str(path) for path in data],
@@ -280,7 +241,7 @@ def predict(
         "samples": question.samples,
         **({"mean_samples": averages.samples} if question.adapts else {}),
         **({"unanswered": averages.unanswered} if averages.unanswered is not None else {}),
-        **({"skipped_lines": skipped.count} if skipped else {}),
+        **({"skipped_lines": choice.skipped.count} if choice.skipped else {}),
         "seed": question.seed,
         **({"columns": source.features} if source.features else {}),
         **({"read_with": source.manner} if source.manner else {}),
@@ -300,6 +261,19 @@ def predict(
         *([f"drew {plot}"] if plot else []),
     ]
     click.echo(json.dumps(report) if as_json else "\n".join(lines), err=output == PIPE)
+
+
+def _with_table(choice: Choice, known: Optional[Table], last: bool, wide: bool) -> Choice:
+    """What is meant, with the artifact's table unless columns or a window say otherwise."""
+    table = None
+    if not (choice.columns or choice.window):
+        table = table_as_asked(known, choice.id, choice.time or choice.order, choice.time_format, choice.missing)
+    if table is None and (last or wide):
+        raise InputError("--last and --wide are for artifacts that say what columns mean (keepdrop export --table)")
+    choice = dataclasses.replace(choice, table=table, last=last)
+    if table is None or choice.order is None:
+        return choice
+    return dataclasses.replace(choice, id=table.id, time_format=table.time.format if table.time else None)
 
 
 def _refuse_contradictions(

@@ -20,9 +20,9 @@ from keepdrop.files.lines import Dialect
 from keepdrop.files.opening import standard_input
 from keepdrop.files.skipped import Skipped
 from keepdrop.files.targets import refuse_overwriting
-from keepdrop.files.truths import Target, targets_of
+from keepdrop.files.truths import TruthColumn, targets_of
 from keepdrop.model import Model, load
-from keepdrop.service.messages import Choice, Messages, Misfit
+from keepdrop.service.messages import MessageColumns, Messages, Misfit
 from keepdrop.service.sensors import Sensors
 from keepdrop.service.state_file import StateFile
 from keepdrop.service.tabled import Gap, Tabled
@@ -184,7 +184,7 @@ def stream(
         tabled = None if choice.table is None else Tabled(choice.table, model.heads)
         sensors = Sensors(running, levels, truths_of, coverage, tabled)
         messages = Messages(running.inputs, choice, running.held_of)
-        stack.enter_context(_told_at_end(running, sensors))
+        stack.enter_context(_given_up_at_end(running, sensors))
         for number, line in enumerate(interrupts.lines(standard_input()), 1):
             try:
                 message = messages.read(number, line)
@@ -217,21 +217,21 @@ def _choice(
     missing: Missing,
     truths: tuple[str, ...],
     dialect: Dialect,
-) -> Choice:
+) -> MessageColumns:
     """What the columns mean: as the options say, and else the artifact's table."""
     known = model.table if columns is None else None
     # A column that grows is no time where the table has none.
     table = table_as_asked(known, id_name, time if known and known.time else None, time_format, missing)
     if table is None:
-        return Choice(columns, id_name, time, time_format, truths, missing=missing, dialect=dialect)
+        return MessageColumns(columns, id_name, time, time_format, truths, missing=missing, dialect=dialect)
     if table.time is None:
-        return Choice(None, table.id, time, None, truths, table, dialect=dialect)
-    return Choice(None, table.id, table.time.column, table.time.format, truths, table, dialect=dialect)
+        return MessageColumns(None, table.id, time, None, truths, table, dialect=dialect)
+    return MessageColumns(None, table.id, table.time.column, table.time.format, truths, table, dialect=dialect)
 
 
 def _targets(
     model: Model, truths: dict[Optional[str], str], ahead: Optional[tuple[int, ...]], coverage: bool
-) -> list[Target]:
+) -> list[TruthColumn]:
     """The columns of truths, and how far ahead they were forecast."""
     if (truths or coverage) and model.calibration is None:
         raise InputError(
@@ -252,7 +252,7 @@ def _targets(
 
 
 @contextlib.contextmanager
-def _told_at_end(running: Stream, sensors: Sensors) -> Iterator[None]:
+def _given_up_at_end(running: Stream, sensors: Sensors) -> Iterator[None]:
     """Say how many answers were given up without a truth, where truths came at all."""
     before = running.given_up
     try:

@@ -22,7 +22,7 @@ from keepdrop.table.zones import local_times, zone_of
 
 from . import cells, gaps, windows
 from .gaps import Hold
-from .reader import CURE, Reader, Readings, Selection, joined
+from .reader import CURE, Reader, Readings, Selection, joined_readings
 from .rows import Rows
 from .skipped import Skipped
 
@@ -168,7 +168,7 @@ class DeclaredSource:
             if len(new.lines):
                 if self._skipped:
                     self._skipped.note(self._reader, new)
-                self._check_times(new if last is None else joined([last, new]))
+                self._check_times(new if last is None else joined_readings([last, new]))
                 self._check_missing(new)
                 last = new.cut(slice(len(new.lines) - 1, None))
                 self._remember(new)
@@ -240,7 +240,7 @@ class DeclaredSource:
     def _windows(self, parts: Iterator[Readings]) -> Iterator[Rows]:
         before: Optional[Readings] = None
         for part in parts:
-            readings = part if before is None else joined([before, part])
+            readings = part if before is None else joined_readings([before, part])
             count = len(readings.lines) - self._window + 1
             if count > 0:
                 yield self._rows(readings)

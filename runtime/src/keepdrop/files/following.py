@@ -20,7 +20,7 @@ from keepdrop.calibration.record import Calibration, Values
 from keepdrop.errors import InputError
 
 
-class Readings(NamedTuple):
+class Observed(NamedTuple):
     """What was observed line by line, [lines], NaN where not known; `run` is another where a line does not follow."""
 
     values: NDArray[np.float64]
@@ -47,7 +47,7 @@ class Following:
         The output is not calibrated, or has no such number of elements.
     """
 
-    def __init__(self, calibration: Calibration, output: str, readings: Readings, ahead: Sequence[int]) -> None:
+    def __init__(self, calibration: Calibration, output: str, readings: Observed, ahead: Sequence[int]) -> None:
         of = calibration.of(output)
         if not isinstance(of, Values):
             raise InputError(

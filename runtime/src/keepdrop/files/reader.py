@@ -90,7 +90,7 @@ class Readings(NamedTuple):
         )
 
 
-def joined(parts: Sequence[Readings]) -> Readings:
+def joined_readings(parts: Sequence[Readings]) -> Readings:
     """Several as one."""
     if len(parts) == 1:
         return parts[0]

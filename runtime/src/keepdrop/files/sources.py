@@ -28,7 +28,7 @@ from .gaps import Hold, Missing
 from .last import LastRows
 from .lines import Dialect
 from .ordered import OrderedReader
-from .reader import Reader, Readings, Selection, joined
+from .reader import Reader, Readings, Selection, joined_readings
 from .rows import Rows
 from .several import FILE, SeveralSource, expanded
 from .skipped import Skipped
@@ -307,7 +307,7 @@ class TableSource:
         assert self._window is not None
         before: Optional[Readings] = None
         for part in parts:
-            readings = part if before is None else joined([before, part])
+            readings = part if before is None else joined_readings([before, part])
             count = len(readings.lines) - self._window + 1
             if count > 0:
                 yield self._rows(readings, self._window, first)

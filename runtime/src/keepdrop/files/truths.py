@@ -17,15 +17,15 @@ from keepdrop.table import Table
 
 from . import opening
 from .declared import READING, TIME, DeclaredSource
-from .following import Readings
+from .following import Observed
 from .lines import Dialect
 from .ordered import OrderedReader
-from .reader import Reader, Selection, joined
+from .reader import Reader, Selection, joined_readings
 from .rows import Rows
 from .sources import ARRAYS, MAX_LINES, POSITION, Choice, Source, opened, reader_of
 
 
-class Target(NamedTuple):
+class TruthColumn(NamedTuple):
     """The column that holds what an output forecast, and how many lines after a row's last one it is, or its steps."""
 
     output: str
@@ -55,7 +55,7 @@ def labelled_rows(
     files: Sequence[Path],
     metadata: Metadata,
     choice: Choice,
-    wanted: Sequence[Target] = (),
+    wanted: Sequence[TruthColumn] = (),
     targets: Optional[Path] = None,
 ) -> LabelledRows:
     """Every row of the files with its targets: from columns of the same lines, or from a file of arrays.
@@ -86,7 +86,7 @@ def _all_rows(source: Source) -> tuple[Rows, int]:
     positions = np.cumsum([0, *(len(part) for part in parts)])
     placed = [_placed(part, int(start)) for part, start in zip(parts, positions)]
     kept = [part if part.reasons is None else part.cut(part.reasons == "") for part in placed]
-    return _joined(kept), sum(len(part) for part in parts) - sum(len(part) for part in kept)
+    return _joined_rows(kept), sum(len(part) for part in parts) - sum(len(part) for part in kept)
 
 
 def _placed(part: Rows, start: int) -> Rows:
@@ -97,7 +97,7 @@ def _placed(part: Rows, start: int) -> Rows:
     return Rows(part.ids, part.inputs, labels, part.reasons)
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
+def _joined_rows(parts: Sequence[Rows]) -> Rows:
     first = parts[0]
     inputs: Any
     if isinstance(first.inputs, dict):
@@ -143,14 +143,14 @@ def _reader(files: Sequence[Path], choice: Choice) -> Iterator[Reader]:
 
 
 def _from_columns(
-    reader: Reader, choice: Choice, rows: Rows, wanted: Sequence[Target], notes: list[str]
+    reader: Reader, choice: Choice, rows: Rows, wanted: Sequence[TruthColumn], notes: list[str]
 ) -> LabelledRows:
     columns = tuple(dict.fromkeys(target.column for target in wanted))
     time = choice.time or choice.order
     selection = Selection(
         columns, id=choice.id, time=time, time_format=choice.time_format, missing=True, skip=choice.skip
     )
-    lines = joined(list(reader.read(selection, MAX_LINES)))
+    lines = joined_readings(list(reader.read(selection, MAX_LINES)))
     at = rows.labels[POSITION]  # [n]
     run = np.zeros(len(lines.lines), np.int64)  # lines of one series that follow one another
     if lines.ids is not None:
@@ -245,7 +245,7 @@ def _skips(rows: int) -> str:
     return f"{rows:,} rows have no target at their steps ahead: the times skip or repeat between"
 
 
-def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice, output: str) -> Readings:
+def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice, output: str) -> Observed:
     """What stands in the lines that rows end with, of the target that the table of `choice` declares for an output.
 
     Raises
@@ -258,7 +258,7 @@ def declared_readings(files: Sequence[Path], metadata: Metadata, choice: Choice,
         return readings_within(source, choice.table, output)
 
 
-def readings_within(source: Source, table: Table, output: str) -> Readings:
+def readings_within(source: Source, table: Table, output: str) -> Observed:
     """As :func:`declared_readings`, of a source whose columns `table` declares."""
     target = table.outputs[output].target
     parts = list(source.read(0, None, MAX_LINES))
@@ -272,10 +272,10 @@ def readings_within(source: Source, table: Table, output: str) -> Readings:
     step = None if table.time is None else table.time.delta
     if step is not None:
         breaks[1:] |= np.diff(np.concatenate([part.labels[TIME] for part in parts])) != step
-    return Readings(values, np.cumsum(breaks))
+    return Observed(values, np.cumsum(breaks))
 
 
-def readings_of(files: Sequence[Path], choice: Choice, column: str) -> Readings:
+def readings_of(files: Sequence[Path], choice: Choice, column: str) -> Observed:
     """What stands in a column, line by line; a line that skips in time does not follow the one before it.
 
     Raises
@@ -288,14 +288,14 @@ def readings_of(files: Sequence[Path], choice: Choice, column: str) -> Readings:
         (column,), id=choice.id, time=time, time_format=choice.time_format, missing=True, skip=choice.skip
     )
     with _reader(files, choice) as reader:
-        lines = joined(list(reader.read(selection, MAX_LINES)))
+        lines = joined_readings(list(reader.read(selection, MAX_LINES)))
     breaks = np.zeros(len(lines.lines), bool)
     if lines.ids is not None:
         breaks[1:] = lines.ids[1:] != lines.ids[:-1]
     step = _step(lines.times, np.cumsum(breaks))
     if step is not None and lines.times is not None:
         breaks[1:] |= np.diff(lines.times) != step
-    return Readings(lines.numbers[:, 0], np.cumsum(breaks))
+    return Observed(lines.numbers[:, 0], np.cumsum(breaks))
 
 
 def _step(times: Optional[NDArray[np.datetime64]], run: NDArray[np.int64]) -> Optional[np.timedelta64]:
@@ -307,7 +307,7 @@ def _step(times: Optional[NDArray[np.datetime64]], run: NDArray[np.int64]) -> Op
     return values[int(np.argmax(counts))] if len(values) else None
 
 
-def targets_of(columns: Mapping[Optional[str], str], ahead: tuple[int, ...], metadata: Metadata) -> list[Target]:
+def targets_of(columns: Mapping[Optional[str], str], ahead: tuple[int, ...], metadata: Metadata) -> list[TruthColumn]:
     """The targets that a command line names: columns by output, None where it does not say which.
 
     Raises
@@ -322,5 +322,5 @@ def targets_of(columns: Mapping[Optional[str], str], ahead: tuple[int, ...], met
             raise InputError(f"the target {column!r} does not say of which output; give {outputs[0]}={column}")
         if output is not None and output not in outputs:
             raise InputError(f"there is no output {output!r}; the outputs are {outputs}")
-        found.append(Target(output or outputs[0], column, ahead))
+        found.append(TruthColumn(output or outputs[0], column, ahead))
     return found

@@ -34,7 +34,7 @@ RAW, CALIBRATED = "raw", "calibrated"
 
 
 @dataclass(frozen=True)
-class Coverage:
+class LevelFigures:
     """Of intervals of one level: the share of observations inside, its standard error, and the mean width and score.
 
     Width and interval score are in the output's unit.
@@ -54,11 +54,11 @@ class ValueFigures:
     ``crps`` is fair, in the output's unit; ``pit`` the share of observations in each tenth of what was predicted.
     """
 
-    levels: tuple[Coverage, ...]
+    levels: tuple[LevelFigures, ...]
     crps: float
     pit: tuple[float, ...]
 
-    def at(self, level: float) -> Optional[Coverage]:
+    def at(self, level: float) -> Optional[LevelFigures]:
         """The coverage of this level, if it was taken."""
         return next((c for c in self.levels if math.isclose(c.level, level)), None)
 
@@ -154,9 +154,9 @@ class Evaluation:
         return found
 
     def __str__(self) -> str:
-        from .tables import told
+        from .tables import evaluation_text
 
-        return told(self)
+        return evaluation_text(self)
 
 
 def evaluate(
@@ -343,12 +343,12 @@ def _inside(
 
 def _coverage(
     level: float, inside: Floats, low: Floats, high: Floats, y: Floats, known: NDArray[np.bool_], series: NDArray[Any]
-) -> Coverage:
+) -> LevelFigures:
     rows = np.isfinite(inside).any(axis=1)
     effective = effective_of_series(np.nanmean(inside[rows], axis=1), series[rows])
     share = float(np.nanmean(inside))
     score = metrics.interval_score(low, high, y, level)
-    return Coverage(
+    return LevelFigures(
         level=level,
         coverage=share,
         error=metrics.coverage_error(share, effective),

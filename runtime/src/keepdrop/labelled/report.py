@@ -15,7 +15,7 @@ from keepdrop.files import targets
 
 from .drawing import HALF, WIDTH, Axes, area, ideal, line, span, svg, write_page
 from .evaluating import CALIBRATED, RAW, ClassFigures, Evaluation, OutputEvaluation, ValueFigures
-from .tables import told
+from .tables import evaluation_text
 
 SUFFIXES = (".html", ".htm")
 # The last rows that are drawn one by one, and the points of a running coverage.
@@ -35,7 +35,7 @@ def write(target: Path, of: Evaluation, title: str, words: Sequence[str] = ()) -
         unit = "" if output.unit is None else f", {output.unit}"
         parts.append(f"<h2>{html.escape(output.output + unit)}</h2>")
         parts += _value_pictures(output, of.level) if output.values else _class_pictures(output)
-    parts.append(f"<h2>Figures</h2><pre>{html.escape(told(of))}</pre>")
+    parts.append(f"<h2>Figures</h2><pre>{html.escape(evaluation_text(of))}</pre>")
     write_page(target, title, parts)
 
 

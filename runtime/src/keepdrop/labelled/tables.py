@@ -11,7 +11,7 @@ from .evaluating import CALIBRATED, RAW, Evaluation, OutputEvaluation
 PARTS = {"spread": "spread of the samples", "time": "time", "series": "series", "step": "step of the horizon"}
 
 
-def told(of: Evaluation) -> str:
+def evaluation_text(of: Evaluation) -> str:
     """An evaluation as tables, the samples' own intervals beside the calibrated ones."""
     lines = [f"{of.rows:,} rows x {of.samples} samples, seed {of.seed}; {of.basis or 'not calibrated'}"]
     for output in of.outputs:

@@ -92,7 +92,7 @@ class Misfit(InputError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class MessageColumns:
     """Which columns, or keys of JSON, mean what.
 
     Attributes
@@ -133,7 +133,7 @@ class Messages:
     def __init__(
         self,
         inputs: tuple[Tensor, ...],
-        choice: Choice,
+        choice: MessageColumns,
         held_of: Callable[[int], Optional[NDArray[np.float64]]] = lambda row: None,
     ) -> None:
         self._held_of = held_of

@@ -14,7 +14,7 @@ from keepdrop.artifact.metadata import STEPS_SEEN, Tensor
 from keepdrop.calibration.feedback import Learned
 from keepdrop.errors import InputError
 from keepdrop.files.fields import SAMPLES, Field, objects, statistics
-from keepdrop.files.truths import Target
+from keepdrop.files.truths import TruthColumn
 from keepdrop.stream.stream import Answer, Stream
 
 from .messages import Message, Reading, Reset, Truth
@@ -42,7 +42,7 @@ class Sensors:
         self,
         running: Stream[Any],
         levels: tuple[float, ...],
-        targets: Sequence[Target] = (),
+        targets: Sequence[TruthColumn] = (),
         monitors: bool = False,
         tabled: Optional[Tabled] = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""Told: a tuning as a table and a verdict."""
+"""Tables: a tuning as text, a table for each output and a verdict."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from keepdrop.artifact.metadata import SIGMOID, SOFTMAX
 from keepdrop.labelled.tables import aligned
 
 from .judging import Figures
-from .rates import Choice, Tuning
+from .rates import Candidate, Tuning
 
 
-def told(of: Tuning) -> str:
+def tuning_text(of: Tuning) -> str:
     """A table for each output, the choices that were refused, and what is best."""
     lines = [
         f"{of.rows:,} rows in the order of time, {of.splits} parts judged by those before them, {of.gap} rows left out "
@@ -34,7 +34,7 @@ def _table(of: Tuning, output: str) -> list[str]:
     return [f"  {line.rstrip()}" for line in aligned(cells)]
 
 
-def _cells(choice: Choice, figures: Figures) -> tuple[str, ...]:
+def _cells(choice: Candidate, figures: Figures) -> tuple[str, ...]:
     return (
         choice.name,
         f"{figures.score:.4g}",
@@ -65,17 +65,17 @@ def verdict(of: Tuning) -> str:
     )
 
 
-def options_of(choice: Choice) -> list[str]:
+def options_of(choice: Candidate) -> list[str]:
     """The options of ``keepdrop export`` that make this choice."""
     return [text for place, rate in choice.dropout.items() for text in ("--dropout", f"{place}={rate:g}")]
 
 
-def command_of(model: str, choice: Choice, others: list[str]) -> str:
+def command_of(model: str, choice: Candidate, others: list[str]) -> str:
     """The command line that exports it, as a shell takes it; `others` are further options."""
     return shlex.join(["keepdrop", "export", model, *options_of(choice), *others])
 
 
-def of_output(choice: Choice, output: str) -> Figures:
+def of_output(choice: Candidate, output: str) -> Figures:
     """The figures of an output."""
     return next(figures for figures in choice.outputs if figures.output == output)
 
