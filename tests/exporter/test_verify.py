@@ -17,6 +17,7 @@ import keepdrop_exporter
 from keepdrop_exporter import Report, VerifyError
 from keepdrop_exporter.plan import inputs
 from keepdrop_exporter.plan.draws import make_plan
+from keepdrop_exporter.verification import comparison
 
 
 def test_report(forecaster: Report, forecaster_file: Path) -> None:
@@ -149,15 +150,29 @@ def test_random_inputs_of_a_rescaling() -> None:
     np.testing.assert_allclose(batch["x"].std(axis=(0, 1)), [100, 0.2], rtol=0.2)
 
 
-def test_recurrences_that_magnify_are_exported_by_default(tmp_path: Path) -> None:
-    """On standard normal inputs these samples reach thousands, and differ from float64 by a thousandth."""
+def _magnifying() -> keras.Model:
+    """On standard normal inputs its samples reach thousands, and differ from float64 by a thousandth."""
     keras.utils.set_random_seed(1)
     relu = {"activation": "relu", "recurrent_dropout": 0.2}
     lstms = [layers.LSTM(16, return_sequences=True, **relu), layers.LSTM(16, **relu)]
     model = keras.Sequential([keras.Input((24, 3), name="x"), *lstms, layers.Dense(1)])
     for lstm in lstms:
         lstm.cell.recurrent_kernel.assign(5 * lstm.cell.recurrent_kernel)
-    keepdrop_exporter.export(model, tmp_path / "m.onnx")
+    return model
+
+
+def test_recurrences_that_magnify_are_exported_by_default(tmp_path: Path) -> None:
+    keepdrop_exporter.export(_magnifying(), tmp_path / "m.onnx")
+
+
+def test_smaller_inputs_are_tried_where_nothing_can_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _magnifying()
+    monkeypatch.setattr(comparison, "_MOST", 1e-6)  # of a sample, beyond which Keras' own rounding shows nothing
+    found = keepdrop_exporter.export(model, tmp_path / "m.onnx").verified.outputs[0]
+    assert found.max_abs > 0 and found.from_float64 == 0
+    (usual,) = inputs.random_batches(make_plan(model), rows=4, seed=0)
+    with pytest.raises(VerifyError, match="where nothing can be told: give real ones"):
+        keepdrop_exporter.verify(model, tmp_path / "m.onnx", data=usual)
 
 
 def test_recurrent_dropout_of_a_single_step(tmp_path: Path) -> None:

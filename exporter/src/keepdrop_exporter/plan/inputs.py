@@ -41,14 +41,17 @@ def given(plan: Plan, data: NDArray[np.generic] | Mapping[str, NDArray[np.generi
     return taken
 
 
-def random_batches(plan: Plan, rows: int, seed: int) -> list[Arrays]:
-    """Inputs at two lengths where the length is dynamic; axes that need not be alike have lengths of their own."""
+def random_batches(plan: Plan, rows: int, seed: int, size: float = 1.0) -> list[Arrays]:
+    """Inputs at two lengths where the length is dynamic; axes that need not be alike have lengths of their own.
+
+    ``size`` times as far from the middle of their scale as usual.
+    """
     rng = np.random.default_rng(seed % 2**64)
     dynamic = sum(n is None for t in plan.inputs for n in t.shape[1:])
     step = 0
     if dynamic > 1 and _runs(plan, random_batch(plan, 1, LENGTHS[0], np.random.default_rng(0), _LENGTH_STEP)):
         step = _LENGTH_STEP
-    return [random_batch(plan, rows, length, rng, step) for length in (LENGTHS if dynamic else LENGTHS[:1])]
+    return [random_batch(plan, rows, length, rng, step, size) for length in (LENGTHS if dynamic else LENGTHS[:1])]
 
 
 def _runs(plan: Plan, x: Arrays) -> bool:
@@ -59,7 +62,9 @@ def _runs(plan: Plan, x: Arrays) -> bool:
     return True
 
 
-def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, step: int = 0) -> Arrays:
+def random_batch(
+    plan: Plan, rows: int, length: int, rng: np.random.Generator, step: int = 0, size: float = 1.0
+) -> Arrays:
     """Inputs that the model accepts, [rows, ...] each, where dynamic axis i has the length ``length + i * step``."""
     limits = keras_hooks.vocabulary_sizes(plan.model)
     masked = keras_hooks.mask_values(plan.model)
@@ -68,7 +73,7 @@ def random_batch(plan: Plan, rows: int, length: int, rng: np.random.Generator, s
     batch = {}
     for i, t in enumerate(plan.inputs):
         shape = (rows, *(next(lengths) if n is None else n for n in t.shape[1:]))
-        batch[t.name] = _random_input(t, shape, limits.get(i), 1.0 if i in normalized else _SMALL, rng)
+        batch[t.name] = _random_input(t, shape, limits.get(i), size if i in normalized else size * _SMALL, rng)
         if i in normalized:
             # Numbers of the input's own scale: others would saturate what follows, and prove little.
             mean, variance = (np.asarray(part)[0] for part in normalized[i])

@@ -28,6 +28,10 @@ _FACTOR = 10
 _MOST = 1e-2
 
 
+class Unclear(VerifyError):
+    """Keras itself is so far from float64 on these inputs that nothing can be told."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """What counts as equal: ``atol + rtol * |expected|``, else as near to ``exact()`` as ``keras`` is.
@@ -93,7 +97,7 @@ def _near_to_float64(found: OutputCheck, have: NDArray[Any], bound: Bound, apart
         raise VerifyError(apart + cure) from error
     keras, artifact = (_relative(y, exact) for y in (bound.keras[found.name], have))
     if keras > _MOST:
-        raise VerifyError(
+        raise Unclear(
             f"{apart}. On these inputs the model magnifies rounding until Keras itself is {keras:.2g} of a sample away "
             f"from float64, where nothing can be told: {REAL_INPUTS}, or allow more (--atol, --rtol)"
         )
