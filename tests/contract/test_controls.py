@@ -185,6 +185,15 @@ def test_verify_names_the_layer_that_forgets_what_it_is_given(forgetting: keras.
         keepdrop_exporter.export(keras.Sequential(stack), tmp_path / "constant.onnx")
 
 
+def test_more_samples_are_asked_for_where_a_rate_drops_nothing_of_a_few(tmp_path: Path) -> None:
+    """As a search over rates may leave it."""
+    stack = [keras.Input((5,)), keras.layers.Dense(32), keras.layers.Dropout(1e-3), keras.layers.Dense(1)]
+    model = keras.Sequential(stack)
+    with pytest.raises(VerifyError, match=r"in Keras either: rates of at most 0.001 drop 0\.51 numbers.*--samples"):
+        keepdrop_exporter.export(model, tmp_path / "rare.onnx", rows=1)
+    assert keepdrop_exporter.export(model, tmp_path / "rare.onnx", samples=300).verified.samples == 300
+
+
 def test_verify_notices_dropout_that_is_switched_off(
     exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

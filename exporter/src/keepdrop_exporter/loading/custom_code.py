@@ -87,6 +87,9 @@ def put_for_lambdas(config: Any, given: Mapping[str, Any]) -> list[str]:
         if isinstance(thing, type):
             value |= {"module": None, "class_name": thing.__name__, "registered_name": thing.__name__}
             value["config"] = {key: options[key] for key in _OF_ANY_LAYER if key in options}
+            for node in value.get("inbound_nodes", []):
+                if isinstance(node, dict):  # of Keras 3, which notes the mask that it gave the Lambda
+                    node["kwargs"] = {k: v for k, v in node["kwargs"].items() if k not in ("mask", "training")}
         elif thing is not None:
             function = {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
             value["config"] = {key: options[key] for key in _OF_LAMBDA if key in options} | {"function": function}

@@ -15,8 +15,8 @@ import keepdrop
 from keepdrop.artifact.metadata import OutputCheck, Verification
 from keepdrop_exporter.errors import VerifyError
 from keepdrop_exporter.formats.savedmodel import open_artifact
-from keepdrop_exporter.plan import keras_hooks
-from keepdrop_exporter.plan.draws import Plan
+from keepdrop_exporter.plan import ATOL, RTOL, keras_hooks
+from keepdrop_exporter.plan.draws import Plan, size
 from keepdrop_exporter.plan.inputs import Data, given, random_batches
 from keepdrop_exporter.plan.reference import Arrays, Samples, exact_reference, reference
 
@@ -24,6 +24,9 @@ from .comparison import REAL_INPUTS, Bound, Unclear, compare, worse
 
 # Of random inputs on which nothing can be told.
 _SMALLER = 0.1
+
+# Dropped numbers; of fewer, none may be.
+_FEW = 10
 
 # Rows have ids of their own, and one beyond 32 bits.
 _FAR_ROW = 2**33 + 5
@@ -95,7 +98,7 @@ def _compared(
         got = draw()
         for name, found in compare(got, expected, bound, "differs from Keras").items():
             worst[name] = worse(worst.get(name), found)
-        behaves(draw, x, ids, got, samples, seed, bound, _idle(plan, x), per_sample)
+        behaves(draw, x, ids, got, samples, seed, bound, _idle(plan, x, samples), per_sample)
     return Verification(len(ids), samples, seed, atol, rtol, source, tuple(worst.values()))
 
 
@@ -128,7 +131,7 @@ def behaves(
     ``draw(x, ids, seed=, samples=, first=)`` gives samples; ``got`` is what it gave by default. ``idle`` is why the
     model's draws may be without effect.
     """
-    if _are_constant(got):
+    if all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in got.values()):
         raise VerifyError(f"no output varies over {samples} samples{_why_nothing_varies(got, bound.keras, idle)}")
     again, other = draw(), draw(seed=seed + 1)
     for name, y in got.items():
@@ -164,20 +167,24 @@ def rows_of(x: Arrays, rows: slice, per_sample: Collection[str], samples: slice 
     return {name: array[samples, rows] if name in per_sample else array[rows] for name, array in x.items()}
 
 
-def _are_constant(samples: Samples) -> bool:
-    return all(np.array_equal(y, np.broadcast_to(y[:1], y.shape), equal_nan=True) for y in samples.values())
-
-
 def _why_nothing_varies(got: Samples, expected: Samples, idle: str) -> str:
     if all(np.isnan(y).all() for y in got.values()):
         return f": all of them are NaN; the model overflows on these inputs: {REAL_INPUTS}"
-    if not _are_constant(expected):
+    if not all(np.allclose(y, y[:1], RTOL, ATOL, equal_nan=True) for y in expected.values()):
         return ": dropout is not active in the artifact"
     return f", in Keras either: {idle or f'these inputs leave nothing of what the dropout drops; {REAL_INPUTS}'}"
 
 
-def _idle(plan: Plan, x: Arrays) -> str:
-    """Why the model's draws may have no effect: a layer forgets what it is given, or the first step's state is zero."""
+def _idle(plan: Plan, x: Arrays, samples: int) -> str:
+    """Why the draws may have no effect: too little is dropped, it is forgotten later, or a state that is zero still."""
+    rows = len(next(iter(x.values())))
+    dropped = sum((1.0 if d.rate is None else d.rate) * (size(d) or _FEW) for d in plan.draws) * samples * rows
+    if dropped < _FEW:
+        rate = max(draw.rate or 0 for draw in plan.draws)
+        return (
+            f"rates of at most {rate:.2g} drop {dropped:.2g} numbers in {samples} samples of {rows} rows, on average; "
+            "compare more samples (--samples, samples=)"
+        )
     for layer in keras_hooks.all_layers(plan.model):
         weights = layer.weights if isinstance(layer, keras.layers.LayerNormalization) else []
         if weights and math.prod(weights[0].shape) == 1:
