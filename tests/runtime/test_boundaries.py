@@ -13,6 +13,7 @@ SOURCES = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for 
 # Each may import what stands before it. What `__init__` gathers and the public place of heads import from anywhere.
 ORDER = [
     "errors",
+    "npz",
     "artifact",
     "table",
     "calibration",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
+from keepdrop import npz
 from keepdrop.artifact.metadata import DEFAULT_SAMPLES
 from keepdrop.cli.options import declared_heads, head_option, json_option
 from keepdrop.files.targets import refuse_overwriting
@@ -252,8 +252,7 @@ def _read(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        content = np.load(path, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else dict(content)
+        return npz.whole(path)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise click.UsageError(f"{path}: not an .npy or .npz file of plain arrays ({error})") from error
 

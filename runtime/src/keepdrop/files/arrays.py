@@ -17,6 +17,7 @@ from typing import IO, Any, Optional, Protocol, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from keepdrop import npz
 from keepdrop.errors import InputError
 
 from . import opening
@@ -131,7 +132,7 @@ class _Streamed:
         if start < self._row:
             self._file.close()
             self._start()
-        row_bytes = opening.array_bytes(self.shape[1:], self.dtype)
+        row_bytes = npz.array_bytes(self.shape[1:], self.dtype)
         self._file.seek((start - self._row) * row_bytes, os.SEEK_CUR)
         content = self._file.read((stop - start) * row_bytes)
         if len(content) != (stop - start) * row_bytes:
@@ -141,7 +142,7 @@ class _Streamed:
 
     def _start(self) -> None:
         self._file = self._opened()
-        self.shape, _, self.dtype = opening.array_header(self._file)
+        self.shape, _, self.dtype = npz.array_header(self._file)
         self._row = 0
 
 
@@ -160,9 +161,9 @@ class _InMemory:
 def _array(opened: Callable[[], IO[bytes]], whole: Callable[[], NDArray[Any]], size: int) -> _Array:
     """The array in the file of this size that `opened` opens; what `whole` gives where rows do not lie in a row."""
     with opened() as file:
-        shape, columns_first, dtype = opening.array_header(file)
+        shape, columns_first, dtype = npz.array_header(file)
         left = size - file.tell()
-    said = opening.array_bytes(shape, dtype)
+    said = npz.array_bytes(shape, dtype)
     if said != left:
         raise EOFError(f"its header says {list(shape)} {dtype}, {said:,} bytes, and {left:,} follow")
     return _InMemory(whole()) if columns_first and len(shape) > 1 else _Streamed(opened)
@@ -171,16 +172,13 @@ def _array(opened: Callable[[], IO[bytes]], whole: Callable[[], NDArray[Any]], s
 def _members(archive: zipfile.ZipFile) -> dict[str, _Array]:
     """The arrays of an archive, each proven by its checksum."""
     found: dict[str, _Array] = {}
-    for member in archive.infolist():
-        name = member.filename
-        if not name.endswith(".npy"):
+    for name, member in npz.entries(archive).items():
+        if not name.endswith(npz.MEMBER):
             continue
-        if name[: -len(".npy")] in found:
-            raise ValueError(f"it holds {name!r} twice")
         with archive.open(member) as file:
             while file.read(PROOF):
                 pass
-        found[name[: -len(".npy")]] = _array(
+        found[name[: -len(npz.MEMBER)]] = _array(
             lambda member=member: archive.open(member),  # type: ignore[misc]
             lambda member=member: np.load(io.BytesIO(archive.read(member)), allow_pickle=False),  # type: ignore[misc]
             member.file_size,

@@ -14,9 +14,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Union
-
-import numpy as np
+from typing import IO, Union
 
 from keepdrop.errors import InputError, KeepdropError
 
@@ -78,26 +76,6 @@ def standard_input() -> IO[bytes]:
 def unpacked_suffix(path: Path) -> str:
     """The suffix of what a file holds, in lower case: .csv of data.csv.gz."""
     return Path(path.stem).suffix.lower() if path.suffix.lower() in (GZIP, ZSTD) else path.suffix.lower()
-
-
-def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of the .npy file that begins here; ValueError where it has none."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, columns_first, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it holds pickled objects")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"its shape is {list(shape)}")
-    return shape, columns_first, dtype
-
-
-def array_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """The bytes of such an array, by Python's integers: a header may say any size."""
-    size = dtype.itemsize
-    for length in shape:
-        size *= int(length)
-    return size
 
 
 PathOrFile = Union[Path, io.BufferedIOBase]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from keepdrop import npz
 from keepdrop.artifact.metadata import Metadata
 from keepdrop.errors import InputError
 from keepdrop.table import Table
@@ -112,11 +113,9 @@ def _joined_rows(parts: Sequence[Rows]) -> Rows:
 def _arrays(path: Path, outputs: Sequence[str]) -> dict[str, NDArray[np.float64]]:
     """The targets of a .npy file, of the first output, or of a .npz file, by output."""
     with opening.readable(str(path), "give a .npy file, or a .npz file with an array for each output"):
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {outputs[0]: loaded}
-        with loaded:
-            found = {name: loaded[name] for name in loaded.files}
+        found = npz.whole(path)
+    if not isinstance(found, dict):
+        return {outputs[0]: found}
     unknown = sorted(set(found) - set(outputs))
     if unknown or not found:
         raise InputError(f"{path} holds {unknown or 'nothing'}; name its arrays by the outputs, {list(outputs)}")

@@ -40,6 +40,7 @@ from typing import IO, Any, Literal, NamedTuple, Optional, Protocol, Union, get_
 import numpy as np
 from numpy.typing import NDArray
 
+from keepdrop import npz
 from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State
 from keepdrop.errors import InputError
 from keepdrop.run.memory import Budget
@@ -54,7 +55,6 @@ TIME, HELD = "time", "held"
 AT_START: Mapping[str, float] = {STEPS_SEEN: 0, DIVERGED: 0, TIME: -math.inf}
 # The entries that have come since, by the version that brought them.
 SINCE = {"numbers_sha256": 2, "window": 2, DIVERGED: 2, TIME: 2, CALIBRATION: 2}
-MEMBER = ".npy"
 
 # Paths as `open` takes them, or what `Stream.save` gave.
 Saved = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
@@ -292,10 +292,8 @@ class _Entries:
         self._name = name
         with self._intact():
             self._archive = zipfile.ZipFile(file)
-            self._left = {info.filename: info for info in self._archive.infolist()}
-            size = sum(info.file_size for info in self._archive.infolist())
-        if len(self._left) < len(self._archive.infolist()):
-            raise self.refusal("it holds an entry twice")
+            self._left = npz.entries(self._archive)
+            size = sum(info.file_size for info in self._left.values())
         if not budget.fits(size):
             raise budget.refusal(
                 size, f"what {name} says it holds", "take an older one, or give more memory= to keepdrop.load"
@@ -303,7 +301,7 @@ class _Entries:
 
     def __contains__(self, key: str) -> bool:
         """Whether there is an entry that was not taken yet."""
-        return key + MEMBER in self._left
+        return key + npz.MEMBER in self._left
 
     def refusal(self, reason: str) -> InputError:
         """The error for a file that is not what `to_bytes` writes."""
@@ -320,11 +318,11 @@ class _Entries:
 
     def take(self, key: str, dtype: Optional[str], shape: tuple[Optional[int], ...]) -> NDArray[Any]:
         """An entry of this dtype (None: text) and shape (None: any size), in native byte order."""
-        info = self._left.pop(key + MEMBER, None)
+        info = self._left.pop(key + npz.MEMBER, None)
         if info is None:
             raise self.refusal(f"it lacks {key!r}")
         with self._intact(), self._archive.open(info) as member:
-            found_shape, fortran, found = _header(member)
+            found_shape, fortran, found = npz.array_header(member)
             native = found.newbyteorder("=")
             of_kind = native.kind == "U" if dtype is None else native == np.dtype(dtype)
             of_shape = len(found_shape) == len(shape) and all(
@@ -335,7 +333,7 @@ class _Entries:
                     f"its {key!r} is {found} {list(found_shape)}, expected {dtype or 'text'} "
                     f"{['any' if size is None else size for size in shape]}"
                 )
-            if math.prod(found_shape) * found.itemsize > info.file_size:
+            if npz.array_bytes(found_shape, found) > info.file_size:
                 raise self.refusal(f"its {key!r} is cut")
             content = member.read()  # to its end, where its checksum is compared
             values = np.frombuffer(content, found, math.prod(found_shape))
@@ -355,7 +353,7 @@ class _Entries:
     def end(self) -> None:
         """Nothing may be left."""
         if self._left:
-            more = [name[: -len(MEMBER)] if name.endswith(MEMBER) else name for name in sorted(self._left)]
+            more = [name[: -len(npz.MEMBER)] if name.endswith(npz.MEMBER) else name for name in sorted(self._left)]
             raise self.refusal(f"it also holds {more}")
 
     @contextlib.contextmanager
@@ -366,13 +364,3 @@ class _Entries:
             raise
         except Exception as error:  # of zipfile, zlib, struct, tokenize, numpy: whatever damage leads to
             raise self.refusal(str(error) or repr(error)) from error
-
-
-def _header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and dtype of a .npy file; ValueError where it holds objects."""
-    version = np.lib.format.read_magic(member)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(member)
-    if dtype.hasobject:
-        raise ValueError("Object arrays cannot be loaded")
-    return shape, fortran, dtype
