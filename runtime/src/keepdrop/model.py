@@ -14,7 +14,7 @@ from keepdrop.answer.heads import Heads, resolved
 from keepdrop.answer.moments import Tally
 from keepdrop.answer.prediction import Prediction, checked_quantiles, concatenated, paired, summarise
 from keepdrop.answer.results import Answers, Samples, of_outputs
-from keepdrop.answer.showing import html_table
+from keepdrop.answer.showing import artifact_table
 from keepdrop.artifact.metadata import CALIBRATION_KEY, Head, Metadata
 from keepdrop.artifact.properties import with_properties
 from keepdrop.calibration.record import Calibration
@@ -30,7 +30,6 @@ from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedSt
 from keepdrop.stream.steps import Steps
 from keepdrop.stream.stream import Stream
 from keepdrop.table import Table, fitted
-from keepdrop.table.lines import table_lines
 
 from .errors import ArtifactError, InputError
 from .until import adaptive, stopping
@@ -134,12 +133,7 @@ class Model(Generic[Samples, Answers]):
 
     def _repr_html_(self) -> str:
         """What it takes and gives, as a notebook shows it."""
-        tensors = [("input", t) for t in self.metadata.inputs] + [("output", t) for t in self.metadata.outputs]
-        rows = [(kind, t.name, t.dtype, ["any" if n is None else n for n in t.shape]) for kind, t in tensors]
-        heads = {head.output: head.kind for head in self._heads}
-        lines = [] if self._table is None else table_lines(self._table)
-        cells = [(*row, heads.get(row[1], "")) for row in rows]
-        return html_table(repr(self), ("", "name", "dtype", "shape", "head"), cells, lines=lines)
+        return artifact_table(repr(self), self.metadata, self._heads, self._table)
 
     @property
     def metadata(self) -> Metadata:

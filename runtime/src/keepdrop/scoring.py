@@ -39,7 +39,7 @@ from .model import Model, load
 from .run import session
 from .run.request import integer
 from .table import Table, fitted, otherwise
-from .table.declared import HOLD, REFUSE, parsed_rule
+from .table.parts import HOLD, REFUSE, parsed_rule
 
 # Lines that `batches` answers at once, at least.
 AT_ONCE = 1 << 14

@@ -10,7 +10,10 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from keepdrop.artifact.metadata import Head, Metadata
 from keepdrop.errors import InputError
+from keepdrop.table import Table
+from keepdrop.table.lines import table_lines
 
 # Rows of a table in a notebook; the others are counted.
 MOST_ROWS = 10
@@ -29,6 +32,16 @@ def html_table(
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>" if header else ""
     below = f"<pre>{html.escape(chr(10).join(lines))}</pre>" if lines else ""
     return f"<div><p><b>{html.escape(title)}</b></p>{table}{rest}{below}</div>"
+
+
+def artifact_table(title: str, metadata: Metadata, heads: Sequence[Head], table: Optional[Table]) -> str:
+    """What an artifact takes and gives, and what its table says, as HTML."""
+    tensors = [("input", t) for t in metadata.inputs] + [("output", t) for t in metadata.outputs]
+    rows = [(kind, t.name, t.dtype, ["any" if n is None else n for n in t.shape]) for kind, t in tensors]
+    kinds = {head.output: head.kind for head in heads}
+    lines = [] if table is None else table_lines(table)
+    cells = [(*row, kinds.get(row[1], "")) for row in rows]
+    return html_table(title, ("", "name", "dtype", "shape", "head"), cells, lines=lines)
 
 
 def _text(cell: Any) -> str:

@@ -19,7 +19,7 @@ from keepdrop.files.lines import NAMES, Dialect
 from keepdrop.files.skipped import Skipped
 from keepdrop.files.sources import SUFFIXES, Choice
 from keepdrop.table import Table, otherwise
-from keepdrop.table.declared import HOLD
+from keepdrop.table.parts import HOLD
 
 INT64 = click.IntRange(-(2**63), 2**63 - 1)
 

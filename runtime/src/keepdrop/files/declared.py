@@ -16,7 +16,7 @@ from keepdrop.artifact.metadata import Tensor
 from keepdrop.errors import InputError
 from keepdrop.table import Column, Table, Target
 from keepdrop.table.calendar import Times, cyclic_values
-from keepdrop.table.declared import HOLD, REFUSE
+from keepdrop.table.parts import HOLD, REFUSE
 from keepdrop.table.steps import step_text
 from keepdrop.table.zones import local_times, zone_of
 

@@ -27,7 +27,7 @@ from keepdrop.files.lines import Cells, Dialect, Header, Picked
 from keepdrop.files.reader import CURE, MISSING_CURE, Selection
 from keepdrop.table import Column, Table
 from keepdrop.table.calendar import cyclic_values
-from keepdrop.table.declared import HOLD
+from keepdrop.table.parts import HOLD
 from keepdrop.table.zones import local_times, zone_of
 
 from .missing import Rules

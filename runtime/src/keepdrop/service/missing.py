@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keepdrop.files.gaps import REFUSE
-from keepdrop.table.declared import HOLD
+from keepdrop.table.parts import HOLD
 
 # What is held of a column: its last value, NaN of none, and how many readings ago it came.
 VALUE, AGE = 0, 1

@@ -15,7 +15,7 @@ from keepdrop.files.fields import ROW, Field
 from keepdrop.files.headed import Headed
 from keepdrop.files.outputs import Layout, headed_objects
 from keepdrop.table import Table
-from keepdrop.table.declared import REFUSE
+from keepdrop.table.parts import REFUSE
 from keepdrop.table.steps import step_text
 
 from .messages import NAME, Reading

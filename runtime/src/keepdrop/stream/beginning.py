@@ -16,7 +16,7 @@ from keepdrop.run.memory import Budget
 from keepdrop.run.request import integer, row_ids
 from keepdrop.run.session import AnySession
 from keepdrop.table import Table
-from keepdrop.table.declared import MOST_LINES
+from keepdrop.table.parts import MOST_LINES
 
 from .learning import Learning
 from .recurrent import Recurrent

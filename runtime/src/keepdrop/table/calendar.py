@@ -7,7 +7,7 @@ from typing import Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from .declared import CYCLES, Cyclic
+from .parts import CYCLES, Cyclic
 
 Times = NDArray[np.datetime64]
 

@@ -9,7 +9,8 @@ from typing import Any, Optional, TypeVar
 from keepdrop.artifact.metadata import MEAN_LOGVAR, SIGMOID, SOFTMAX, Head, Tensor
 from keepdrop.errors import InputError
 
-from .declared import ONLY, Column, InputColumns, Table, Target, Time
+from .declared import Table
+from .parts import ONLY, Column, InputColumns, Target, Time
 
 Declared = TypeVar("Declared", InputColumns, Target)
 

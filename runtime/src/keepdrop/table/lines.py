@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Optional
 
-from .declared import CYCLES, HOLD, REFUSE, AnyColumn, Cyclic, InputColumns, Table, Target
+from .declared import Table
+from .parts import CYCLES, HOLD, REFUSE, AnyColumn, Cyclic, InputColumns, Target
 from .steps import step_text
 
 
