@@ -48,6 +48,7 @@ MODULES = {
 # By a part of the line: why a mutant of it is no fault that a test could see.
 EXPLAINED = {
     "HANDOFF =": "only moves the time",
+    "SOONER =": "only moves the time",
     "CROWDING =": "only moves the time",
     "UNKNOWN_RUN =": "only moves the time",
     "UNKNOWN_SAMPLE =": "only moves the time",

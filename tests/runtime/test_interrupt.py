@@ -178,8 +178,8 @@ def test_workers_that_would_not_stop_would_be_seen(one, x, monkeypatch) -> None:
     )
     monkeypatch.setattr(engine._ChunkQueue, "wait", interrupted)
     with pytest.raises(_Interrupt):
-        model.sample(x[:1], samples=200)
+        model.sample(x[:1], samples=400)
     wait_until = time.monotonic() + PATIENCE
-    while len(runs) < 200 and time.monotonic() < wait_until:
+    while len(runs) < 400 and time.monotonic() < wait_until:
         time.sleep(0.05)
-    assert len(runs) == 200
+    assert len(runs) == 400

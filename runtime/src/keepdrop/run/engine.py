@@ -47,6 +47,9 @@ BYTES_SUMMARISED = 12
 HANDOFF = 500e-6
 # How much slower runs are that go on at once: they share caches, and perhaps a core (1.09 on the second processor).
 CROWDING = 1.1
+# The share of one thread's time that a call on several has to be expected to take at most. Where others keep the
+# processors busy a worker comes late: calls that should have taken 0.86 of the time took 1.2 (load 10 on two cores).
+SOONER = 0.8
 # What a run and a sample of a row in it cost where the artifact does not say: a small recurrent network's.
 UNKNOWN_RUN = 200e-6
 UNKNOWN_SAMPLE = 5e-6
@@ -306,13 +309,14 @@ def worthwhile_workers(sample_rows: int, threads: int, cost: Optional[Cost]) -> 
     """How many of `threads` end soonest with `sample_rows` samples x rows, and take at most twice the work of one.
 
     With w of them a call takes ``run + sample * sample_rows / w``, the costs as the export measured them (0 is
-    unknown), `CROWDING` times that and `HANDOFF` more where w is more than 1; each has a run of its own. It depends on
-    nothing but the file and the call, so a call is always cut alike.
+    unknown), `CROWDING` times that and `HANDOFF` more where w is more than 1; each has a run of its own. Several are
+    woken where that is at most `SOONER` of the time of one. It depends on nothing but the file and the call, so a call
+    is always cut alike.
     """
     run = (cost and cost.run) or UNKNOWN_RUN
     work = ((cost and cost.sample) or UNKNOWN_SAMPLE) * sample_rows
     most = min(threads, sample_rows, int((MOST_WORK * (run + work) - work) / run))
-    if most < 2 or CROWDING * (run + work / most) + HANDOFF >= run + work:
+    if most < 2 or CROWDING * (run + work / most) + HANDOFF > SOONER * (run + work):
         return 1
     return most
 
