@@ -32,7 +32,7 @@ from keepdrop_exporter.plan.inputs import random_batches
 
 from . import writing
 from .errors import RetrofitError
-from .plan import keras_hooks
+from .plan import keras_graphs, keras_hooks
 from .scaling import scaled
 
 _DROPOUTS = (
@@ -191,7 +191,7 @@ class _Retrofit:
         self._model = model
         if isinstance(model, keras.Sequential) and not model.built:
             raise RetrofitError(f"model {model.name!r} has no input yet; let it begin with keras.Input(shape=...)")
-        if keras_hooks.layer_graph(model) is None:
+        if keras_graphs.layer_graph(model) is None:
             raise RetrofitError(
                 f"model {model.name!r} is of the class {type(model).__name__}, whose own code makes and calls its "
                 "layers: set their rates there, or build the network as a functional model"
@@ -235,11 +235,11 @@ class _Retrofit:
 
     def _find(self, model: keras.Model) -> None:
         """List every place of a model, and why others are none."""
-        for layer in keras_hooks.graph_operations(model):
+        for layer in keras_graphs.graph_operations(model):
             if not isinstance(layer, keras.Layer) or (path := self._paths[id(layer)]) in self._reasons:
                 continue
             self._reasons[path] = f"its class {type(layer).__name__} has no dropout rate of its own"
-            nested = keras_hooks.layer_graph(layer) is not None
+            nested = keras_graphs.layer_graph(layer) is not None
             for name, keys, rate in [] if nested else self._settings(layer, path, ()):
                 self._places.setdefault(name, _Place(layer, [], rate)).keys.extend(keys)
             if nested:
@@ -280,7 +280,7 @@ class _Retrofit:
             return "it is an input: put the dropout before the layers that read it"
         if isinstance(layer, _DROPOUTS):
             return "it is a dropout itself: set its rate by its name alone"
-        taken = keras_hooks.taken_tensors(model, layer)
+        taken = keras_graphs.taken_tensors(model, layer)
         if any(len(tensors) != 1 for tensors in taken):
             return f"it takes {max(map(len, taken))} tensors: put the dropout before the layers that make them"
         if any("float" not in x.dtype for tensors in taken for x in tensors):
@@ -323,8 +323,8 @@ class _Retrofit:
         """A layer, operation or model made anew, once each."""
         if id(layer) in self._copies:
             return self._copies[id(layer)]
-        nested = keras_hooks.layer_graph(layer) is not None
-        made = keras_hooks.rebuilt(layer, self._copy, self._before) if nested else self._copy_of_leaf(layer)
+        nested = keras_graphs.layer_graph(layer) is not None
+        made = keras_graphs.rebuilt(layer, self._copy, self._before) if nested else self._copy_of_leaf(layer)
         self._copies[id(layer)] = made
         if isinstance(layer, keras.Layer):
             self._originals.append(layer)
@@ -365,13 +365,13 @@ class _Retrofit:
         for layer in reversed(self._originals):
             made = self._copies[id(layer)]
             layers = [[layer], [made]]
-            if keras_hooks.layer_graph(layer) is None:
+            if keras_graphs.layer_graph(layer) is None:
                 layers = [keras_hooks.all_layers(each) for each in (layer, made)]
             for old, new in zip(*layers, strict=False):
                 new.trainable = old.trainable
         for layer in self._originals:
             made = self._copies[id(layer)]
-            if keras_hooks.layer_graph(layer) is not None:
+            if keras_graphs.layer_graph(layer) is not None:
                 continue
             if [w.shape for w in layer.weights] != [w.shape for w in made.weights]:
                 raise RetrofitError(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from keepdrop.answer.heads import Heads
 from keepdrop.artifact.metadata import LOGVAR, MEAN_LOGVAR, SIGMOID, SOFTMAX, Head, Tensor
-from keepdrop_exporter.plan import keras_hooks
+from keepdrop_exporter.plan import keras_graphs, keras_hooks
 from keepdrop_exporter.plan.draws import tensors
 from keepdrop_exporter.plan.heads import find_heads
 
@@ -83,7 +83,7 @@ def scaled(
     """
     if inputs is None and outputs is None:
         return model, ()
-    if keras_hooks.layer_graph(model) is None:
+    if keras_graphs.layer_graph(model) is None:
         raise ScalingError(
             f"model {model.name!r} is of the class {type(model).__name__}, whose own code calls its layers: scale in "
             "that code, or build the network as a functional model"
@@ -102,7 +102,7 @@ def scaled(
         _normalised(x, tensor, of_inputs[tensor.name], lines) if tensor.name in of_inputs else x
         for tensor, x in zip(taken, raw, strict=True)
     ]
-    of_model = keras_hooks.structures(model)
+    of_model = keras_graphs.structures(model)
     answers = keras.tree.flatten(_core(model, taken, given)(keras.tree.pack_sequence_as(of_model[0], normalised)))
     made = [
         _rescaled(y, tensor, head, of_outputs, lines) for y, tensor, head in zip(answers, given, found, strict=True)
@@ -175,7 +175,7 @@ def _core(model: keras.Model, inputs: Sequence[Tensor], outputs: Sequence[Tensor
     if model.name not in taken:
         return model
     name = next(n for n in (f"{model.name}_{i}" for i in itertools.count(1)) if n not in taken)
-    return keras.Model(*keras_hooks.structures(model), name=name)
+    return keras.Model(*keras_graphs.structures(model), name=name)
 
 
 def _normalised(x: Any, tensor: Tensor, scaler: Scaler, lines: list[str]) -> Any:

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keepdrop.artifact.metadata import RESERVED_NAMES, Draw, Tensor
 from keepdrop_exporter.errors import Refusal
 
-from . import keras_hooks
+from . import keras_graphs, keras_hooks
 
 # Batch and time lengths of the two recording passes: all different, so that no axis can be mistaken for another.
 _BATCHES = (3, 5)
@@ -102,7 +102,7 @@ def _observed(output: Tensor, short: tf.TensorShape, long: tf.TensorShape) -> Te
 
 
 def _notes(model: keras.Model) -> tuple[str, ...]:
-    baked = keras_hooks.called_in_training(model)
+    baked = keras_graphs.called_in_training(model)
     if not baked:
         return (_NOTE,)
     return (
@@ -120,7 +120,7 @@ def call_model(model: keras.Model, inputs: Sequence[tf.Tensor], training: bool =
     inputs
         One tensor an input of the model, in the order of ``model.inputs``.
     """
-    structure, _ = keras_hooks.structures(model)
+    structure, _ = keras_graphs.structures(model)
     packed = (
         inputs[0] if structure is None and len(inputs) == 1 else keras.tree.pack_sequence_as(structure, list(inputs))
     )
@@ -342,7 +342,7 @@ def tensors(model: keras.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         )
     names_in, names_out = (
         _names(tensors, structure)
-        for tensors, structure in zip((model.inputs, model.outputs), keras_hooks.structures(model), strict=True)
+        for tensors, structure in zip((model.inputs, model.outputs), keras_graphs.structures(model), strict=True)
     )
     inputs = tuple(Tensor(name, x.dtype, (None, *x.shape[1:])) for name, x in zip(names_in, model.inputs, strict=True))
     outputs = tuple(
@@ -357,7 +357,7 @@ def _names(tensors: Sequence[Any], structure: Any) -> list[str]:
         paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
         if len(paths) == len(tensors) and all(len(path) == 1 for path in paths):
             return [str(path[0]) for path in paths]
-    return _distinct(str(keras_hooks.operation_of(tensor).name) for tensor in tensors)
+    return _distinct(str(keras_graphs.operation_of(tensor).name) for tensor in tensors)
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

@@ -27,7 +27,7 @@ from keepdrop.artifact.metadata import SIGMOID, SOFTMAX, VALUE, Head, Tensor
 from keepdrop.errors import InputError
 from keepdrop_exporter.errors import ExportError
 
-from . import keras_hooks
+from . import keras_graphs
 
 _APPLY_ACTIVATION_LAST = tuple(
     layer.call
@@ -76,19 +76,19 @@ def find_heads(
 
 def _kind(tensor: Any) -> str:
     """What a Keras tensor of the model holds."""
-    operation, sources, position = keras_hooks.origin(tensor)
+    operation, sources, position = keras_graphs.origin(tensor)
     return _made_by(operation, position, len(tensor.shape), sources)
 
 
 def _made_by(operation: Any, position: int, rank: int, sources: list[Any]) -> str:
     """What an operation gives as output number `position`, of some rank; `sources` are empty where they are unknown."""
-    if (graph := keras_hooks.layer_graph(operation)) is not None:
+    if (graph := keras_graphs.layer_graph(operation)) is not None:
         return _kind(keras.tree.flatten(graph.outputs)[position])
     if type(operation) is layers.TimeDistributed:
         return _made_by(operation.layer, 0, rank - 1, [])
-    if type(operation) is layers.Softmax or keras_hooks.is_softmax(operation):
+    if type(operation) is layers.Softmax or keras_graphs.is_softmax(operation):
         return SOFTMAX if operation.axis in (-1, rank - 1, [-1], [rank - 1], (-1,), (rank - 1,)) else VALUE
-    if keras_hooks.is_sigmoid(operation):
+    if keras_graphs.is_sigmoid(operation):
         return SIGMOID
     source = _kind(sources[0]) if len(sources) == 1 else VALUE
     if type(operation) in _MOVE_ELEMENTS:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keepdrop_exporter.plan import keras_hooks
+from keepdrop_exporter.plan import keras_graphs, keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 
 from .call import Call
@@ -45,14 +45,14 @@ class Frontier:
     def run(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The model's outputs at sample level, [N, ...] each, from its inputs at their levels."""
         at_rows = [t.name not in self._per_sample for t in self._plan.inputs]
-        if keras_hooks.layer_graph(self._plan.model) is None or not self._plan.batch_first:
+        if keras_graphs.layer_graph(self._plan.model) is None or not self._plan.batch_first:
             return self._plan.call(
                 [self._call.repeat(x) if rows else x for x, rows in zip(inputs, at_rows, strict=True)]
             )
         for x, rows in zip(inputs, at_rows, strict=True):
             if rows:
                 self._at_rows[x.ref()] = x
-        with keras_hooks.replaced_operations(self._apply):
+        with keras_graphs.replaced_operations(self._apply):
             outputs = self._plan.call(inputs)
         return [self._repeat(y) for y in outputs]
 
@@ -80,7 +80,7 @@ class Frontier:
 
     def _keeps_levels(self, operation: Any, args: Any, kwargs: Any) -> bool:
         """Whether this is a model with a graph of its own, whose inputs come to it as the tensors they are."""
-        graph = keras_hooks.layer_graph(operation)
+        graph = keras_graphs.layer_graph(operation)
         if graph is None or len(args) != 1 or any(tf.is_tensor(x) for x in keras.tree.flatten(kwargs)):
             return False
         given = keras.tree.flatten(args[0])

@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from keepdrop.artifact.metadata import MADE_SUFFIX, NEXT_SUFFIX, STEPS_SEEN, Draw, State, Streaming
 from keepdrop_exporter.errors import Refusal
-from keepdrop_exporter.plan import keras_hooks
+from keepdrop_exporter.plan import keras_graphs, keras_hooks
 from keepdrop_exporter.plan.draws import Plan
 
 from . import axes
@@ -202,7 +202,7 @@ class StreamFrontier(Frontier):
     def run(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """The model's outputs at sample level from a chunk of its inputs, [B, L, ...] each."""
         model = self._plan.model
-        if keras_hooks.layer_graph(model) is None:
+        if keras_graphs.layer_graph(model) is None:
             raise Refusal(
                 f"model {model.name!r} ({type(model).__name__}) has a call() of its own, whose way through time cannot "
                 "be followed; build it as a functional or sequential model"
@@ -223,7 +223,7 @@ class StreamFrontier(Frontier):
         flat = keras.tree.flatten((args, kwargs))
         if not any(self.is_sequence(x) for x in flat):
             return super()._apply(operation, call, *args, **kwargs)
-        if keras_hooks.layer_graph(operation) is not None:
+        if keras_graphs.layer_graph(operation) is not None:
             if not self._keeps_levels(operation, args, kwargs):
                 self._refuse(operation, "is a model that is not simply called on its inputs")
             return super()._apply(operation, call, *args, **kwargs)  # whose operations come here one by one
@@ -232,7 +232,7 @@ class StreamFrontier(Frontier):
             return self._recurrent(operation, call, args, kwargs)
         if kind is _L.Conv1D:
             return self._convolved(operation, args[0])
-        if keras_hooks.is_operation(operation, {"GetItem"}) and _takes_last(args, kwargs):
+        if keras_graphs.is_operation(operation, {"GetItem"}) and _takes_last(args, kwargs):
             return super()._apply(operation, call, *args, **kwargs)
         self._check_per_step(operation, flat, kwargs)
         outputs = super()._apply(operation, call, *args, **kwargs)
@@ -299,9 +299,9 @@ class StreamFrontier(Frontier):
         kind = type(operation)
         sequences = [x for x in flat if self.is_sequence(x)]
         rank = sequences[0].shape.rank
-        if kind in _MERGES or keras_hooks.is_operation(operation, _ELEMENTWISE | {"Concatenate"}):
+        if kind in _MERGES or keras_graphs.is_operation(operation, _ELEMENTWISE | {"Concatenate"}):
             self._check_joined(operation, flat, rank)
-        elif keras_hooks.is_operation(operation, {"Any"}):
+        elif keras_graphs.is_operation(operation, {"Any"}):
             self._check_axes(operation, operation.axis, rank)
         elif rank < 3 and kind is not _L.Embedding:
             self._refuse(operation, "takes the steps of a sequence of single numbers [batch, steps] as features")
@@ -414,7 +414,7 @@ def _takes_last(args: Any, kwargs: Any) -> bool:
 
 
 def _reason(operation: Any) -> str:
-    if keras_hooks.is_operation(operation, {"GetItem"}):
+    if keras_graphs.is_operation(operation, {"GetItem"}):
         return "takes another part of the sequence than its last step, x[:, -1]"
     for kind, reason in _REASONS.items():
         if isinstance(operation, kind):

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keepdrop_exporter.errors import ExportError
-from keepdrop_exporter.plan import keras_hooks
+from keepdrop_exporter.plan import keras_graphs, keras_hooks
 from keepdrop_exporter.retrofit import places, with_dropout
 
 RATES = (0.05, 0.1, 0.2)
@@ -77,8 +77,8 @@ def _heads(model: keras.Model) -> list[str]:
 
 
 def _head(tensor: Any) -> Any:
-    operation, sources, position = keras_hooks.origin(tensor)
-    if (graph := keras_hooks.layer_graph(operation)) is not None:
+    operation, sources, position = keras_graphs.origin(tensor)
+    if (graph := keras_graphs.layer_graph(operation)) is not None:
         return _head(keras.tree.flatten(graph.outputs)[position])
     if getattr(operation, "weights", ()) or len(sources) != 1:
         return operation

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keepdrop_exporter.plan import keras_hooks
+from keepdrop_exporter.plan import keras_graphs
 
 LAYERS = ("TFOpLambda", "SlicingOpLambda")
 
@@ -49,7 +49,7 @@ class Keras2Operation(keras.Operation):  # type: ignore[misc]
                 f"layer {self.name!r} calls TensorFlow's {self.function} in a way that has no counterpart in keras.ops "
                 f"({reason}); load the model in Keras 2, replace it by a layer that Keras 3 has, and save it again"
             ) from error
-        keras_hooks.note_call(self, made if isinstance(made, list) else [made])
+        keras_graphs.note_call(self, made if isinstance(made, list) else [made])
         return made
 
 
