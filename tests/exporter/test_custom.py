@@ -197,6 +197,14 @@ def _with_lambda(path: Path) -> keras.Model:
     return model
 
 
+def test_a_functional_model_of_keras_3_in_hdf5(tmp_path: Path) -> None:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, layers.Dense(2)(layers.Lambda(lambda x: 3 * x, name="triple")(x)))
+    model.save(tmp_path / "model.h5")
+    loaded = keepdrop_exporter.load(tmp_path / "model.h5", custom_objects={"triple": lambda x: 3 * x})
+    np.testing.assert_array_equal(loaded(X), model(X))
+
+
 def _saved_with_lambda(suffix: str, folder: Path) -> tuple[Path, keras.Model]:
     path = folder / f"model{suffix.partition(' ')[0]}"
     model = _with_lambda(path)
@@ -288,6 +296,51 @@ def test_a_lambda_that_draws_becomes_a_layer_that_owns_what_it_draws_from(tmp_pa
         got = keepdrop.load(tmp_path / "m.onnx").sample(X, rows=[5, 0, 2], samples=6, seed=3)
         reference.assert_samples_equal(got, expected)
         assert given.get_layer("z").output.shape == (None, 2)
+
+
+def test_a_layer_in_the_place_of_a_lambda_of_a_nested_model(tmp_path: Path) -> None:
+    """The file lacks the state of its generator, and nothing else."""
+    x = keras.Input((4,), name="x")
+    parts = layers.Dense(2)(x), layers.Dense(2)(x)
+    inner = keras.Model(x, layers.Lambda(sampling, output_shape=(2,), name="z")(parts))
+    model = keras.Sequential([keras.Input((4,)), inner, layers.Dense(3)])
+    model.save(tmp_path / "vae.keras")
+    loaded = keepdrop_exporter.load(tmp_path / "vae.keras", custom_objects={"z": Sampling})
+    for have, want in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(have, want)
+    with pytest.raises(LoadError, match="its weights do not fit: they are"):
+        keepdrop_exporter.load(tmp_path / "vae.keras", custom_objects={"z": Weighted})
+
+
+class Weighted(Noise):
+    def build(self, shape: Any) -> None:
+        self.bias = self.add_weight((2,))
+
+    def call(self, parts: Any) -> Any:
+        return parts[0] + self.bias
+
+
+class Unnamed(keras.layers.Layer):
+    """Takes no options of any layer, and has no ``get_config``: Keras notes its arguments."""
+
+    def __init__(self, units: int, rate: float = 0.5) -> None:
+        super().__init__()
+        self.dense, self.dropout = layers.Dense(units), layers.Dropout(rate)
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return self.dropout(self.dense(x), training=training)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_class_whose_init_takes_no_name(suffix: str, tmp_path: Path) -> None:
+    """Keras saves it, and cannot make it again; published transformers have such blocks."""
+    model = keras.Sequential([keras.Input((4,)), Unnamed(2)])
+    model.save(tmp_path / f"model{suffix}")
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        keras.models.load_model(tmp_path / f"model{suffix}", custom_objects={"Unnamed": Unnamed})
+    loaded = keepdrop_exporter.load(tmp_path / f"model{suffix}", custom_objects={"Unnamed": Unnamed})
+    np.testing.assert_array_equal(loaded(X), model(X))
+    assert isinstance(loaded.layers[0], Unnamed)
 
 
 def test_the_command_trusts_code_only_when_told(tmp_path: Path) -> None:

@@ -166,13 +166,17 @@ def _listed(group: h5py.Group, name: str) -> list[str]:
     return [text(value) for part in parts for value in part]
 
 
-def variables(file: h5py.Group) -> list[tuple[int, ...]]:
-    """The shapes of all weights of layers in a ``.weights.h5`` file; what training left beside them does not count."""
+def variables(file: h5py.Group, generators: bool = True) -> list[tuple[int, ...]]:
+    """The shapes of all weights of layers in a ``.weights.h5`` file; what training left beside them does not count.
+
+    ``generators``: the states of seed generators are among them.
+    """
     shapes: list[tuple[int, ...]] = []
 
     def visit(name: str, item: Any) -> None:
         parts = name.split("/")
-        if isinstance(item, h5py.Dataset) and "vars" in parts and not _is_of_training(parts):
+        state = not generators and any(part.startswith("seed_generator") for part in parts)
+        if isinstance(item, h5py.Dataset) and "vars" in parts and not state and not _is_of_training(parts):
             shapes.append(item.shape)
 
     file.visititems(visit)
