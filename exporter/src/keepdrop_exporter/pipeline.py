@@ -197,7 +197,9 @@ def export(
     text = None if declared is None else fitted_table(declared, plan, known_heads).to_json()
     own = _own_inputs(plan, per_sample)
     progress("trace")
-    traced, described = trace_stream(plan) if streaming else (trace(plan, per_sample=own), plan)
+    traced, described = (
+        trace_stream(plan, whole=form.whole) if streaming else (trace(plan, whole=form.whole, per_sample=own), plan)
+    )
     progress("convert")
     metadata = replace(
         _metadata(described, known_heads, default_samples, loaded),
@@ -361,9 +363,13 @@ Update = Callable[[Metadata], None]
 
 
 class _Form(NamedTuple):
-    """A format: what writes it and gives a function that replaces its metadata; what it holds, and refuses to hold."""
+    """A format: what writes it and gives a function that replaces its metadata; what it holds, and refuses to hold.
+
+    ``whole``: TensorFlow will run the traced function.
+    """
 
     write: Callable[[Traced, Path, Metadata], Update]
+    whole: bool
     streams: bool
     vectors: bool
     summaries: bool
@@ -383,7 +389,7 @@ def _form(target: Path, form: str | None) -> _Form:
             raise ExportError(
                 f"{target} is there and is no SavedModel of keepdrop's; give another name, or move it away"
             )
-        return _Form(_write_savedmodel, False, False, False, None, lambda model: None)
+        return _Form(_write_savedmodel, True, False, False, False, None, lambda model: None)
     if target.suffix != ".onnx":
         raise ExportError(
             f"{target}: the artifact is an ONNX file; let its name end in .onnx, or say format='savedmodel' "
@@ -391,7 +397,7 @@ def _form(target: Path, form: str | None) -> _Form:
         )
     if target.is_dir():
         raise ExportError(f"{target} is a directory; give the ONNX file another name")
-    return _Form(_write_onnx, True, True, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
+    return _Form(_write_onnx, False, True, True, True, onnx_export.MOST_BYTES, onnx_export.refuse_size)
 
 
 def _write_onnx(traced: Traced, path: Path, metadata: Metadata) -> Update:

@@ -37,7 +37,7 @@ class Traced(NamedTuple):
     stream: Streaming | None = None
 
 
-def trace(plan: Plan, *, lower: bool = True, per_sample: Collection[str] = ()) -> Traced:
+def trace(plan: Plan, *, lower: bool = True, whole: bool = True, per_sample: Collection[str] = ()) -> Traced:
     """Trace a model as a function of its inputs, ``seed``, ``rows``, ``num_samples`` and ``first_sample``.
 
     Parameters
@@ -47,6 +47,8 @@ def trace(plan: Plan, *, lower: bool = True, per_sample: Collection[str] = ()) -
     lower
         Run what precedes the first draw once a row, and time loops in their fast form. Without it the model
         is traced just as Keras runs it; the samples are the same.
+    whole
+        Whether TensorFlow can run the function; otherwise its lowered loops are empty, for the conversion to fill in.
     per_sample
         The inputs that come with a sample axis, ``[num_samples, batch, ...]``.
 
@@ -64,7 +66,7 @@ def trace(plan: Plan, *, lower: bool = True, per_sample: Collection[str] = ()) -
         replay = Replay(plan, Numbers(plan.draws, call), call)
         with keras_hooks.intercept(replay):
             if lower:
-                outputs = _lowered(plan, call, replay, inputs, per_sample, lowered)
+                outputs = _lowered(plan, call, replay, inputs, per_sample, whole, lowered)
             else:
                 inputs = [
                     x if t.name in per_sample else call.repeat(x) for t, x in zip(plan.inputs, inputs, strict=True)
@@ -111,10 +113,11 @@ def _lowered(
     replay: Replay,
     inputs: list[tf.Tensor],
     per_sample: Collection[str],
+    whole: bool,
     lowered: list[Recurrence],
 ) -> list[tf.Tensor]:
     frontier = Frontier(plan, call, per_sample)
-    recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples)
+    recurrences = Recurrences(Masks(replay.kept, frontier.row_origin), call.num_samples, whole=whole)
     replay.row_origin = frontier.row_origin
     with keras_hooks.replaced_loops(recurrences.inner_loop, fold_time):
         outputs = frontier.run(inputs)

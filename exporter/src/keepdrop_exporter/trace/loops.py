@@ -83,13 +83,19 @@ class Recurrences:
         T, int64 [].
     carrying
         In a stream, where loops start and what becomes of their ends.
+    whole
+        Whether a lowered loop runs in TensorFlow too. The conversion to ONNX cuts its body out unread, and to trace and
+        freeze that takes long.
     """
 
-    def __init__(self, masks: Masks, num_samples: tf.Tensor, carrying: Carrying | None = None) -> None:
+    def __init__(
+        self, masks: Masks, num_samples: tf.Tensor, carrying: Carrying | None = None, whole: bool = True
+    ) -> None:
         self.lowered: list[Recurrence] = []
         self._masks = masks
         self._num_samples = num_samples
         self._carrying = carrying
+        self._whole = whole
         self._graph = tf.compat.v1.get_default_graph()
 
     def inner_loop(
@@ -188,7 +194,9 @@ class Recurrences:
                 tensors.append(by_pass if shared else tf.expand_dims(by_pass, 1))  # [P, Q, H]
 
         def keras_loop(*given: tf.Tensor) -> list[tf.Tensor]:
-            return _run_keras(original, layer, recurrence, given)
+            return (
+                _run_keras(original, layer, recurrence, given) if self._whole else _empty(recurrence, given[0].shape[0])
+            )
 
         keras_loop.__name__ = recurrence.name
         body = tf.function(keras_loop, autograph=False, experimental_attributes={"_noinline": True})
@@ -273,6 +281,12 @@ def _run_keras(
         for y in (result, *keras.tree.flatten(states))
     ]
     return unflat if recurrence.states else unflat[:1]
+
+
+def _empty(recurrence: Recurrence, steps: int | None) -> list[tf.Tensor]:
+    """Results of a lowered loop's shapes, as far as these are known, for a function that is never run."""
+    shapes = [[steps, *s[1:]] if len(s) > 3 else s for s in recurrence.result_shapes]
+    return [tf.compat.v1.placeholder_with_default(tf.zeros([n or 0 for n in s]), s) for s in shapes]
 
 
 def _describe(name: str, layer: keras.layers.RNN, shared: bool, masked: bool) -> Recurrence:

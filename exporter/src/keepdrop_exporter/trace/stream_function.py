@@ -24,12 +24,12 @@ from .sequence_numbers import SequenceNumbers
 from .time_distributed import fold_time
 
 
-def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
+def trace_stream(plan: Plan, *, whole: bool = True) -> tuple[Traced, Plan]:
     """Trace a model as a function of a chunk of steps and of what a stream carries from chunk to chunk.
 
     Its inputs are those of ``trace``, with any number of steps, ``steps_seen``, and the states and masks of
     ``Traced.stream``; beside the outputs it gives each state's ``_next`` and each mask's ``_made``. The plan returned
-    has None for the stream's time in the shapes of inputs, outputs and draws.
+    has None for the stream's time in the shapes of inputs, outputs and draws. ``whole`` is that of ``trace``.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def trace_stream(plan: Plan) -> tuple[Traced, Plan]:
         def push(tensors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             chunk = _ChunkReplay(plan, draws, tensors, None if known is None else tensors, prefix, block)
             found[:] = [chunk]
-            results = chunk.run(lowered)
+            results = chunk.run(lowered, whole and known is not None)
             return {name: tf.identity(y, name=name) for name, y in results.items()}
 
         carried = [] if known is None else [*known.states, *known.masks]
@@ -104,11 +104,11 @@ class _ChunkReplay(Replay):
             position = tf.expand_dims(tensors[STEPS_SEEN], 1) + tf.range(steps)  # [B, L]
             self._on_sequences = SequenceNumbers(streamed, len(draws), call, position, block, self._hold_folded)
 
-    def run(self, lowered: list[Recurrence]) -> dict[str, tf.Tensor]:
+    def run(self, lowered: list[Recurrence], whole: bool) -> dict[str, tf.Tensor]:
         """The outputs after the chunk and what is carried on, by name; the time loops lowered in it go to the list."""
         self.row_origin = self._frontier.row_origin
         loops = stream_frontier.LoopStates(self._frontier, self.carried)
-        recurrences = Recurrences(Masks(self.kept, self._frontier.row_origin), self._call.num_samples, loops)
+        recurrences = Recurrences(Masks(self.kept, self._frontier.row_origin), self._call.num_samples, loops, whole)
         with keras_hooks.intercept(self), keras_hooks.replaced_loops(recurrences.inner_loop, fold_time):
             outputs = self._frontier.run(self._inputs)
         self.timed = [self._frontier.is_sequence(y) for y in outputs]
