@@ -188,10 +188,18 @@ def test_a_pass_of_tf2onnx_that_fails_is_left_out(tmp_path: Path, monkeypatch: p
         calls.append(iteration)
         raise ValueError("not on this graph")
 
-    monkeypatch.setattr(tf2onnx.optimizer.EinsumOptimizer, "optimize", fail)
+    monkeypatch.setattr(tf2onnx.optimizer.ReshapeOptimizer, "optimize", fail)
     model = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Dropout(0.5)])
     keepdrop_exporter.export(model, tmp_path / "m.onnx")
     assert len(calls) >= 2  # at first without, then with tf2onnx' own copies to go back to
+
+
+def test_an_einsum_is_not_taken_apart(tmp_path: Path) -> None:
+    """To try the orders of its axes took half a minute."""
+    x = keras.Input((3, 2, 4), name="x")
+    mixed = keras.layers.MultiHeadAttention(2, 3, dropout=0.3)(x, x)
+    keepdrop_exporter.export(keras.Model(x, mixed), tmp_path / "m.onnx")
+    assert "Einsum" in {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
 
 
 def test_argmax_of_floats(tmp_path: Path) -> None:

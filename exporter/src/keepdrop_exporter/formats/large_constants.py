@@ -24,10 +24,11 @@ _MARK = np.float32(-(2.0**23))
 
 
 class Frozen(NamedTuple):
-    """A frozen graph, the function it is of, and the large constants that are placeholders in it, by tensor name."""
+    """A frozen graph, its inputs and outputs, and the large constants that are placeholders in it, by tensor name."""
 
-    function: Any
     graph: Any
+    inputs: list[str]
+    outputs: list[str]
     large: dict[str, NDArray[np.float32]]
 
 
@@ -42,12 +43,15 @@ def freeze(function: Any) -> Frozen:
         arrays.append(values)
         return make(_MARK - np.float32(len(arrays) - 1), tf.float32, values.shape)
 
-    # TensorFlow (2.21) copies what it freezes into a graph six times over; a filled tensor is one number there.
-    with mock.patch.object(convert_to_constants.tensor_util, "make_tensor_proto", marked):
-        frozen = convert_to_constants.convert_variables_to_constants_v2(
+    # TensorFlow (2.21) copies what it freezes into a graph six times over; a filled tensor is one number there. Of the
+    # frozen graph it would make a function, operator by operator in Python, which nothing here calls.
+    with (
+        mock.patch.object(convert_to_constants.tensor_util, "make_tensor_proto", marked),
+        mock.patch.object(convert_to_constants, "_construct_concrete_function", _left_open),
+    ):
+        graph, inputs = convert_to_constants.convert_variables_to_constants_v2(
             function, lower_control_flow=False, aggressive_inlining=False
         )
-    graph = frozen.graph.as_graph_def(add_shapes=True)
     large = {}
     for node in graph.node:
         if (array := _marked(node, arrays)) is not None:
@@ -57,7 +61,13 @@ def freeze(function: Any) -> Frozen:
         for node in body.node_def:
             if (array := _marked(node, arrays)) is not None:
                 node.attr["value"].tensor.CopyFrom(make(array, tf.float32, array.shape))
-    return Frozen(frozen, graph, large)
+    return Frozen(graph, inputs, [y.name for y in function.outputs], large)
+
+
+def _left_open(function: Any, graph: Any, converted: set[int]) -> tuple[Any, list[str]]:
+    """A frozen graph and its inputs' names; ``converted`` numbers the captured inputs that became constants."""
+    constants = {function.graph.internal_captures[i].name for i in converted}
+    return graph, [x.name for x in function.inputs if x.name not in constants]
 
 
 def folded(graph: onnx.GraphProto, large: dict[str, NDArray[np.float32]]) -> list[onnx.TensorProto]:

@@ -72,10 +72,10 @@ def to_onnx(
     ConvertError
         tf2onnx left something that is not a standard operator, or the result does not pass onnx' checker.
     """
-    frozen, graph, large = large_constants.freeze(traced.function)
-    names_in = {x.name: x.name.removesuffix(":0") for x in frozen.inputs}
+    graph, inputs_frozen, outputs_frozen, large = large_constants.freeze(traced.function)
+    names_in = {name: name.removesuffix(":0") for name in inputs_frozen}
     # The structured outputs of a concrete function are sorted by name.
-    names_out = dict(zip([y.name for y in frozen.outputs], sorted(traced.function.structured_outputs), strict=True))
+    names_out = dict(zip(outputs_frozen, sorted(traced.function.structured_outputs), strict=True))
     calls = [_cut_out(graph, recurrence) for recurrence in traced.recurrences]
     # What a stream hands to a recurrence may be an input of the graph itself.
     needed = [name for call in calls for name in call.tensors if name not in names_in]

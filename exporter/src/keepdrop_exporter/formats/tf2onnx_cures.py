@@ -9,26 +9,66 @@ from unittest import mock
 
 import numpy as np
 import onnx
+import tensorflow as tf
 import tf2onnx.convert
 import tf2onnx.graph
 import tf2onnx.onnx_opset.controlflow
 import tf2onnx.optimizer
+import tf2onnx.optimizer.optimizer_base
+import tf2onnx.tf_loader
+import tf2onnx.tfonnx
 
 from keepdrop.artifact.metadata import OPSET
 
 _optimize_graph = tf2onnx.optimizer.optimize_graph
-# Passes for what no traced model has: quantised numbers, resized pictures, TensorFlow's loops in ONNX' form.
-_IDLE_PASSES = ("remove_redundant_upsample", "const_dequantize_optimizer", "loop_optimizer", "q_dq_optimizer")
+_run_rewriters = tf2onnx.tfonnx.run_rewriters
+_Pass = tf2onnx.optimizer.optimizer_base.GraphOptimizerBase
+# Passes for what no traced model has: quantised numbers, resized pictures, TensorFlow's loops in ONNX' form. And one
+# that takes an Einsum apart: it tries every order of its axes (tf2onnx 1.17: half a minute for attention over images),
+# and onnxruntime runs the Einsum as fast as what comes of it.
+_LEFT_OUT = (
+    "remove_redundant_upsample",
+    "const_dequantize_optimizer",
+    "loop_optimizer",
+    "q_dq_optimizer",
+    "einsum_optimizer",
+)
+# Rewriters of what a graph of TensorFlow 2 with its draws replaced does not hold: quantised and random numbers, and
+# loops and branches in TensorFlow 1's form, or as Keras 2 named them.
+_IDLE_REWRITERS = (
+    "rewrite_quantize_and_dequantize",
+    "rewrite_random_uniform",
+    "rewrite_random_uniform_fold_const",
+    "rewrite_random_normal",
+    "rewrite_dropout",
+    "rewriter_lstm_tf2",
+    "rewrite_gru_tf2",
+    "rewrite_single_direction_lstm",
+    "rewrite_bi_direction_lstm",
+    "rewrite_single_direction_gru",
+    "rewrite_bi_direction_gru",
+    "rewrite_custom_rnn_cell",
+    "rewrite_generic_loop",
+    "rewrite_cond",
+)
 
 
 def converted(graph: Any, inputs: list[str], outputs: list[str], renamed: dict[str, str]) -> onnx.ModelProto:
-    """What tf2onnx makes of a frozen graph."""
+    """What tf2onnx makes of a frozen graph. A placeholder of unknown rank is taken as a scalar."""
+    for node in graph.node:
+        if node.op == "Placeholder" and node.attr["shape"].shape.unknown_rank:
+            # tf2onnx (1.17) takes it so too, but builds the graph again for it.
+            node.attr["shape"].shape.Clear()
+    # ``from_graph_def`` does this after it has built the graph once more, for variables, which a frozen graph has not.
+    with tf.Graph().as_default():
+        optimised = tf2onnx.tf_loader.tf_optimize(inputs, outputs, graph)
 
     def convert() -> onnx.ModelProto:
         model: onnx.ModelProto
-        model, _ = tf2onnx.convert.from_graph_def(
-            graph,
+        model, _ = tf2onnx.convert._convert_common(
+            optimised,
             name="keepdrop",
+            continue_on_error=True,
             input_names=inputs,
             output_names=outputs,
             opset=OPSET,
@@ -40,6 +80,7 @@ def converted(graph: Any, inputs: list[str], outputs: list[str], renamed: dict[s
     with (
         mock.patch.object(tf2onnx.graph.Graph, "extract_sub_graph_nodes", _leading_to),
         mock.patch.object(tf2onnx.onnx_opset.controlflow, "copy", SimpleNamespace(deepcopy=_alone)),
+        mock.patch.object(tf2onnx.tfonnx, "run_rewriters", _rewritten),
     ):
         try:
             with mock.patch.object(tf2onnx.optimizer, "optimize_graph", _optimized):
@@ -52,14 +93,28 @@ class _PassFailed(Exception):
     """One of tf2onnx' passes over the graph does not work on it; tf2onnx goes on without that pass."""
 
 
+def _rewritten(graph: Any, rewriters: list[Any], continue_on_error: bool) -> None:
+    """``tf2onnx.tfonnx.run_rewriters`` without idle ones."""
+    _run_rewriters(graph, [f for f in rewriters if f.__name__ not in _IDLE_REWRITERS], continue_on_error)
+
+
 def _optimized(graph: Any, catch_errors: bool = True, optimizers: Any = None) -> Any:
-    """``tf2onnx.optimizer.optimize_graph`` without idle passes, nor a copy of the graph before each of the others."""
+    """``tf2onnx.optimizer.optimize_graph`` without some passes, nor a copy of the graph before each of the others."""
     passes = tf2onnx.optimizer._get_optimizers()
     try:
-        wanted = {name: made for name, made in passes.items() if name not in _IDLE_PASSES}
-        return _optimize_graph(graph, catch_errors=False, optimizers=wanted)
+        wanted = {name: made for name, made in passes.items() if name not in _LEFT_OUT}
+        with mock.patch.object(_Pass, "optimize", _run_pass):
+            return _optimize_graph(graph, catch_errors=False, optimizers=wanted)
     except Exception as error:
         raise _PassFailed from error
+
+
+def _run_pass(own: Any, graph: Any, iteration: int) -> Any:
+    """A pass without a count of the nodes before and after it; what they are in protocol buffers is made at the end."""
+    own.opt_iteration = iteration
+    graph = own._optimize(graph)
+    graph.delete_unused_nodes(graph.outputs)
+    return graph
 
 
 def _leading_to(
