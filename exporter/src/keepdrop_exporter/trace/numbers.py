@@ -23,6 +23,8 @@ from .call import Call
 
 # Within one run no draw is longer than this many segments.
 _MOST_SEGMENTS = 16
+# From so many numbers a sample on, the generator holds the pairs of its blocks apart (see ``philox.blocks``).
+_LONG = 2**14
 
 
 class Numbers:
@@ -54,21 +56,23 @@ class Numbers:
     def uniform(self, draw: Draw, count: tf.Tensor) -> tf.Tensor:
         """Uniform numbers in [0, 1): float32 [B, T, K]; ``count`` is K, int64 []."""
         run = _Run((draw,), (count,))
-        return self._shares(_interleave(philox.uniform(self._words(run, flip=False))), run)[0]
+        words = philox.blocks(*self._blocks(run), flip=False, apart=run.long)
+        return self._shares(_interleave(philox.uniform(words)), run)[0]
 
     def normal(self, draw: Draw, count: tf.Tensor) -> tf.Tensor:
         """Standard normal numbers: float32 [B, T, K]; ``count`` is K, int64 []."""
         run = _Run((draw,), (count,))
-        return self._shares(_interleave(philox.normal(self._words(run, flip=False))), run)[0]
+        words = philox.blocks(*self._blocks(run), flip=False, apart=run.long)
+        return self._shares(_interleave(philox.normal(words)), run)[0]
 
     def _keep(self, run: _Run) -> dict[int, tf.Tensor]:
         thresholds = np.repeat([philox.threshold(draw.rate or 0.0) for draw in run.draws], run.segments)
-        kept = _interleave(self._words(run, flip=True) >= thresholds.reshape(-1, 1))
+        kept = _interleave(philox.kept(*self._blocks(run), thresholds.reshape(-1, 1), apart=run.long))
         shares = self._shares(tf.cast(kept, tf.float32), run)
         return {draw.offset: share for draw, share in zip(run.draws, shares, strict=True)}
 
-    def _words(self, run: _Run, flip: bool) -> tf.Tensor:
-        """The words of a run, [4, B, segments, blocks]."""
+    def _blocks(self, run: _Run) -> tuple[tf.Tensor, tf.Tensor]:
+        """State and index of a run's blocks: [1, 2, B, segments, 1] and [1, 1, 1, segments, n]."""
         length = run.segment_blocks(self._call.num_samples)
         first = self._call.first_sample * run.counts() // 4  # the block that holds each draw's first number
         draw_of = np.repeat(np.arange(len(run.draws)), run.segments)
@@ -77,7 +81,7 @@ class Numbers:
         index = tf.reshape(start, [1, 1, 1, -1, 1]) + tf.range(length)  # [1, 1, 1, segments, blocks]
         offsets = np.array([draw.offset for draw in run.draws])[draw_of]
         state = tf.gather(self._states, offsets, axis=3)  # [1, 2, B, segments]
-        return philox.blocks(tf.expand_dims(state, 4), index, flip)
+        return tf.expand_dims(state, 4), index
 
     def _shares(self, numbers: tf.Tensor, run: _Run) -> list[tf.Tensor]:
         """Cut a run into its draws: [B, segments, elements] -> [B, T, K] each."""
@@ -110,6 +114,11 @@ class _Run:
     def exact(self) -> bool:
         """Whether stretches consist of whole blocks and whole segments, whatever the samples."""
         return self._known and all(count % 4 == 0 and count % self._unit == 0 for count in self.sizes)
+
+    @property
+    def long(self) -> bool:
+        """Whether a sample takes many numbers of the run; one of unknown length counts as short."""
+        return self._known and sum(self.sizes) >= _LONG
 
     def counts(self) -> Any:
         """The sizes as one int64 tensor or array [draws]."""

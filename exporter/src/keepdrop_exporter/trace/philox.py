@@ -37,7 +37,7 @@ _TWO32 = np.int64(1 << 32)
 # The uppermost of the 23 bits that count: inverted, a word compares as a signed number once shifted to the top.
 _TOP_BIT = 1 << 22
 # A word's low 23 bits, shifted to the top of an int64: from the high and from the low half of a pair.
-_TO_TOP = np.array([1 << 9, 1 << 41], np.int64)
+_TO_TOP = (np.int64(1 << 9), np.int64(1 << 41))
 
 
 def _wrap(value: int) -> np.int64:
@@ -99,7 +99,8 @@ def fold_in(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
     states = _states(seed, counters)
     high_keys = tf.bitwise.bitwise_xor(_high(states), _column(_keys(_SEEDING_KEY, 0), 2))
     state = axes.reshape(_mixed(states * _TWO32 + high_keys), [1, 2, -1, 1])
-    first = _rounds(state, np.zeros((1, 1, 1, 1), np.int64), flip=False)[0, 0, :, 0]  # c0 << 32 | c1
+    (pairs,) = _rounds(state, np.zeros((1, 1, 1, 1), np.int64), flip=False, apart=False)
+    first = pairs[0, 0, :, 0]  # c0 << 32 | c1
     return _high(first) + first * _TWO32
 
 
@@ -118,7 +119,7 @@ def _mixed(w: tf.Tensor) -> tf.Tensor:
     return w
 
 
-def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
+def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool, apart: bool = False) -> tf.Tensor:
     """The words of blocks, each as a number at the top of an int64.
 
     Parameters
@@ -129,6 +130,9 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
         int64 [1, 1, ..., n], the blocks' numbers, from 0 to 2^62; broadcast against ``state``.
     flip
         Invert the uppermost of the 23 bits, so that results compare as the uniforms do.
+    apart
+        Hold the pairs of a block in tensors of their own: twice the operators, on half as much each, and the pairs
+        need not change places in memory. It is faster where an operator takes far longer to run than to start.
 
     Returns
     -------
@@ -136,15 +140,45 @@ def blocks(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
         int64 [4, ..., n]: word e of each block times 2^41, whose upper 23 bits are the word's low 23 bits;
         what stands below those bits is of no meaning.
     """
-    w = _rounds(state, index, flip)
-    words = tf.expand_dims(w[0], 1) * _TO_TOP.reshape([2] + [1] * (state.shape.rank - 2))  # [2, 2, ..., n]
-    return axes.merge(words)
+    return _in_order([_halves(pairs) for pairs in _rounds(state, index, flip, apart)])
 
 
-def _rounds(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
-    """Blocks as they are after the last round: int64 [1, 2, ..., n]."""
+def kept(state: tf.Tensor, index: tf.Tensor, thresholds: NDArray[np.int64], apart: bool = False) -> tf.Tensor:
+    """Which words of blocks dropouts keep: bool [4, ..., n].
+
+    The words are compared before they stand side by side: that would be the largest tensor of the graph, beyond what
+    an allocator keeps from one run to the next, and its pages would be fetched anew each time.
+
+    Parameters
+    ----------
+    state, index, apart
+        As ``blocks`` takes them.
+    thresholds
+        What ``threshold`` gives, broadcast against [2, ..., n].
+    """
+    held = _rounds(state, index, True, apart)
+    return _in_order([[half >= thresholds for half in _halves(pairs)] for pairs in held])
+
+
+def _halves(pairs: tf.Tensor) -> list[tf.Tensor]:
+    """The words in the high and those in the low halves of some pairs: [1, p, ..., n] -> [p, ..., n] each."""
+    return [pairs[0] * factor for factor in _TO_TOP]
+
+
+def _in_order(halves: list[list[tf.Tensor]]) -> tf.Tensor:
+    """What was made of the words in the high and in the low halves of some pairs, [p, ..., n] each: [4, ..., n]."""
+    words = [axes.merge(tf.stack(of_pairs, 1)) for of_pairs in halves]
+    return words[0] if len(words) == 1 else tf.concat(words, 0)
+
+
+def _rounds(state: tf.Tensor, index: tf.Tensor, flip: bool, apart: bool) -> list[tf.Tensor]:
+    """Blocks as they are after the last round: their pairs in one int64 [1, 2, ..., n], or in two [1, 1, ..., n]."""
     rank = state.shape.rank
     xor = tf.bitwise.bitwise_xor
+
+    def parted(pairs: tf.Tensor) -> list[tf.Tensor]:
+        return tf.split(pairs, 2, axis=1) if apart else [pairs]
+
     mixed, counter = tf.split(state, 2, axis=1)  # [1, 1, ..., 1] each
     key = tf.concat([tf.bitwise.bitwise_and(mixed, _HIGH), mixed * _TWO32], 1)  # k0 << 32, k1 << 32
     # The keys of all rounds, first in the high halves, where they wrap: [10, 2, ..., 1].
@@ -157,13 +191,17 @@ def _rounds(state: tf.Tensor, index: tf.Tensor, flip: bool) -> tf.Tensor:
     _, *coming = tf.split(low_keys, _ROUNDS)  # [1, 2, ..., 1] each
     # The first round by hand: half of its work is the same for all blocks, the other half for all keys.
     index_high = tf.bitwise.bitwise_and(index, _HIGH)
-    of_blocks = tf.concat([index_high, (index - index_high) * np.int64(_MULTIPLIERS[0])], 1)
+    of_blocks = [index_high, (index - index_high) * np.int64(_MULTIPLIERS[0])]
     of_keys = xor(tf.concat([_high(counter) * np.int64(_MULTIPLIERS[1]), counter * _TWO32], 1), key + coming[0])
-    w = xor(of_blocks, of_keys)  # [1, 2, ..., n]
-    multipliers = _column(_MULTIPLIERS, rank - 1)
-    for low_key in [*coming[1:], last]:
-        w = xor(tf.gather(_high(w) * multipliers, [1, 0], axis=1), w * _TWO32 + low_key)
-    return w
+    of_blocks = of_blocks if apart else [tf.concat(of_blocks, 1)]
+    pairs = [xor(b, k) for b, k in zip(of_blocks, parted(of_keys), strict=True)]
+    multipliers = [_wrap(m) for m in _MULTIPLIERS] if apart else [_column(_MULTIPLIERS, rank - 1)]
+    low_keys_to_come = [parted(low_key) for low_key in coming[1:]] + [[last] * len(pairs)]
+    for keys in low_keys_to_come:
+        products = [_high(w) * m for w, m in zip(pairs, multipliers, strict=True)]
+        exchanged = products[::-1] if apart else [tf.gather(products[0], [1, 0], axis=1)]
+        pairs = [xor(p, w * _TWO32 + k) for p, w, k in zip(exchanged, pairs, keys, strict=True)]
+    return pairs
 
 
 def threshold(rate: float) -> np.int64:
