@@ -28,6 +28,7 @@ import tf2onnx
 import bench_measure
 import bench_tables
 import keepdrop
+from bench_export import export_table
 from bench_feedback import feedback_table
 from bench_memory import memory_table
 from bench_report import markdown
@@ -38,6 +39,9 @@ def main() -> None:
     options = _options()
     if options.memory:
         print(memory_table())
+        return
+    if options.export:
+        print(export_table(3))
         return
     if options.feedback:
         print("\n".join(feedback_table(options.feedback)))
@@ -89,6 +93,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=_available_threads(), help="for everyone [every CPU]")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the Markdown")
     parser.add_argument("--memory", action="store_true", help="print what an export takes of memory, nothing else")
+    parser.add_argument("--export", action="store_true", help="print what the stages of an export take, nothing else")
     parser.add_argument(
         "--feedback", type=int, metavar="READINGS", help="print what a stream takes that learns from them, nothing else"
     )

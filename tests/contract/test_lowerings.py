@@ -16,6 +16,7 @@ import keepdrop_exporter
 from keepdrop_exporter import pipeline
 from keepdrop_exporter.formats import onnx_recurrence
 from keepdrop_exporter.loading.keras2.activations import keras2_hard_sigmoid
+from keepdrop_exporter.trace import numbers
 
 from . import reference
 
@@ -116,6 +117,19 @@ def test_one_run_of_the_generator_serves_all_draws(tmp_path: Path) -> None:
     many = model_of([make(8, dropout=0.2, recurrent_dropout=0.2) for make in CELLS.values()])
     counts = [operators(exported(model, tmp_path)[1]).count("BitwiseXor") for model in (alone, many)]
     assert counts[0] == counts[1]
+
+
+def test_long_draws_get_runs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 18, 30 and 30 numbers none go together here; and each run holds the pairs of its blocks apart."""
+    model = model_of([lambda x: L.Dropout(0.4)(L.Dense(5)(L.Dropout(0.3)(x)))])
+    artifact, proto = exported(model, tmp_path)
+    compare(model, artifact, some_input())
+    assert operators(proto).count("GreaterOrEqual") == 2
+    monkeypatch.setattr(numbers, "_LONG", 16)
+    monkeypatch.setattr(numbers, "_MOST_NUMBERS", 40)
+    artifact, proto = exported(model, tmp_path)
+    compare(model, artifact, some_input())
+    assert operators(proto).count("GreaterOrEqual") == 3 * 4
 
 
 def test_what_precedes_the_first_draw_runs_once_a_row(tmp_path: Path) -> None:

@@ -143,6 +143,23 @@ def test_threshold_keeps_what_keras_keeps(rate: float) -> None:
     assert np.array_equal(flipped >= philox.threshold(rate), kept_by_keras)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_words_are_kept_as_the_uniforms_are(apart: bool) -> None:
+    """Both forms of a block, on numbers of two draws with rates of their own."""
+    states, rates, size = [(7, 3), (2**31 - 3, 0)], [0.25, 0.6], 132
+    seeds, counters = (tf.constant(numbers, tf.int64) for numbers in zip(*states, strict=True))
+    state = philox.mix(seeds, counters)[tf.newaxis, ..., tf.newaxis]  # [1, 2, 2, 1]
+    index = tf.range(size // 4, dtype=tf.int64)[tf.newaxis, tf.newaxis, tf.newaxis]
+    thresholds = np.array([[philox.threshold(rate)] for rate in rates])
+    kept = philox.kept(state, index, thresholds, apart)  # [4, 2, n]
+    words = philox.blocks(state, index, False, apart)
+    for i, (of_state, rate) in enumerate(zip(states, rates, strict=True)):
+        expected = tf.random.stateless_uniform([size], of_state).numpy()
+        assert np.array_equal(np.ravel(tf.transpose(philox.uniform(words)[:, i])), expected)
+        assert np.array_equal(np.ravel(tf.transpose(kept[:, i])), expected >= np.float32(rate))
+        assert not np.array_equal(np.ravel(tf.transpose(kept[:, 1 - i])), expected >= np.float32(rate))
+
+
 @pytest.mark.parametrize("constant", ["_MULTIPLIERS", "_INCREMENTS", "_SEEDING_KEY"])
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("bit", [0, 13, 31])

@@ -41,7 +41,7 @@ def test_export(forecaster_file: Path, tmp_path: Path) -> None:
         "note:",
     ):
         assert said in result.stdout
-    for stage in ("load", "plan", "trace", "convert", "verify"):
+    for stage in ("load", "plan", "trace", "convert", "verify", "cost"):
         assert f"] {stage}: " in result.stderr
 
 

@@ -89,7 +89,7 @@ def test_arguments(model: keras.Model, target: Path, untouched: Any, path: str, 
 def test_success_replaces_the_older_file(model: keras.Model, target: Path) -> None:
     stages: list[str] = []
     report = keepdrop_exporter.export(model, target, default_samples=3, progress=stages.append)
-    assert stages == ["load", "plan", "trace", "convert", "verify"]
+    assert stages == ["load", "plan", "trace", "convert", "verify", "cost"]
     assert list(target.parent.iterdir()) == [target]
     assert isinstance(report, Report) and report.path == target and report.size == target.stat().st_size
     assert report.verified == keepdrop.load(target).metadata.verified

@@ -28,6 +28,7 @@ _STAGES = {
     "trace": "tracing it with the seed as an input",
     "convert": "converting to the artifact's format",
     "verify": "comparing samples with Keras",
+    "cost": "measuring what a sample costs",
 }
 
 _verification = [

@@ -218,6 +218,7 @@ def export(
         )
         if summary:
             verify_summary(partial, random_batches(plan, 3, seed)[0] if data is None else given(plan, data, 3))
+        progress("cost")
         cost = measure_push(plan, partial) if streaming else measure_cost(plan, partial, data)
         metadata = replace(metadata, verified=verified, cost=cost)
         update(metadata)

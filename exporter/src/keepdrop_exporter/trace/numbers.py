@@ -3,7 +3,7 @@
 Draws whose size is known come from one flat run of the generator. A draw of K numbers a sample is a stretch
 of T * K elements; stretches are cut into segments of equal length, so that the operators run over one
 [B, segments, blocks] array with a key per segment. Draws of very different sizes would leave much of it
-unused and get a run of their own.
+unused and get a run of their own, and so do very long ones.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from .call import Call
 
 # Within one run no draw is longer than this many segments.
 _MOST_SEGMENTS = 16
+# So many numbers a sample has a run of several draws at most: it takes some 64 bytes for each, which bounds a sample's
+# memory from below, and no caches hold what is much larger.
+_MOST_NUMBERS = 2**18
 # From so many numbers a sample on, the generator holds the pairs of its blocks apart (see ``philox.blocks``).
 _LONG = 2**14
 
@@ -147,12 +150,16 @@ def _interleave(words: tf.Tensor) -> tf.Tensor:
 
 
 def _runs(draws: Sequence[Draw]) -> list[_Run]:
-    """Group draws of like size, so that none is over ``_MOST_SEGMENTS`` times as long as another of its group."""
+    """Group draws of like size, so that none is over ``_MOST_SEGMENTS`` times as long as another of its group.
+
+    Groups have ``_MOST_NUMBERS`` numbers at most, or one draw.
+    """
     sized = sorted(((count, draw) for draw in draws if (count := size(draw)) is not None), key=lambda pair: pair[0])
     groups: list[list[tuple[int, Draw]]] = []
     for count, draw in sized:
-        if groups and count <= _MOST_SEGMENTS * groups[-1][0][0]:
-            groups[-1].append((count, draw))
+        group = groups[-1] if groups else []
+        if group and count <= _MOST_SEGMENTS * group[0][0] and count + sum(n for n, _ in group) <= _MOST_NUMBERS:
+            group.append((count, draw))
         else:
             groups.append([(count, draw)])
     return [_Run(tuple(draw for _, draw in group), tuple(count for count, _ in group)) for group in groups]
