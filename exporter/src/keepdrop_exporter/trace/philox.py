@@ -50,9 +50,13 @@ def _column(values: Iterable[int], rank: int) -> NDArray[np.int64]:
     return column.reshape([-1] + [1] * (rank - 1))
 
 
-def _high(w: tf.Tensor) -> tf.Tensor:
-    """The upper 32 bits, as a number from 0 to 2^32 - 1."""
-    return tf.cast(tf.bitwise.right_shift(tf.cast(w, tf.uint64), tf.constant(32, tf.uint64)), tf.int64)
+def _high(w: tf.Tensor, width: tf.Tensor | None = None) -> tf.Tensor:
+    """The upper 32 bits, as a number from 0 to 2^32 - 1; ``width`` is 32 as uint64, where a caller has it already."""
+    return tf.cast(tf.bitwise.right_shift(tf.cast(w, tf.uint64), _width() if width is None else width), tf.int64)
+
+
+def _width() -> tf.Tensor:
+    return tf.constant(32, tf.uint64)
 
 
 def _keys(keys: tuple[int, int], i: int) -> list[int]:
@@ -112,10 +116,12 @@ def _states(seed: tf.Tensor, counters: tf.Tensor) -> tf.Tensor:
 def _mixed(w: tf.Tensor) -> tf.Tensor:
     """One block under the key of the seeding: [2, n]."""
     # On so few numbers a product of matrices costs less than a product and a swap.
-    swapped = np.array([[0, _MULTIPLIERS[1]], [_MULTIPLIERS[0], 0]], np.int64)
+    swapped = tf.constant(np.array([[0, _MULTIPLIERS[1]], [_MULTIPLIERS[0], 0]], np.int64))
+    # A constant is a node of the graph each time it is given as a number: those of every round are made once.
+    two32, width = tf.constant(_TWO32), _width()
     for i in range(1, _ROUNDS + 1):
         key = _keys(_SEEDING_KEY, i) if i < _ROUNDS else [0, 0]
-        w = tf.bitwise.bitwise_xor(tf.matmul(swapped, _high(w)), w * _TWO32 + _column(key, 2))
+        w = tf.bitwise.bitwise_xor(tf.matmul(swapped, _high(w, width)), w * two32 + _column(key, 2))
     return w
 
 
@@ -195,12 +201,13 @@ def _rounds(state: tf.Tensor, index: tf.Tensor, flip: bool, apart: bool) -> list
     of_keys = xor(tf.concat([_high(counter) * np.int64(_MULTIPLIERS[1]), counter * _TWO32], 1), key + coming[0])
     of_blocks = of_blocks if apart else [tf.concat(of_blocks, 1)]
     pairs = [xor(b, k) for b, k in zip(of_blocks, parted(of_keys), strict=True)]
-    multipliers = [_wrap(m) for m in _MULTIPLIERS] if apart else [_column(_MULTIPLIERS, rank - 1)]
+    multipliers = [tf.constant(m) for m in (map(_wrap, _MULTIPLIERS) if apart else [_column(_MULTIPLIERS, rank - 1)])]
+    exchange, two32, width = tf.constant([1, 0]), tf.constant(_TWO32), _width()
     low_keys_to_come = [parted(low_key) for low_key in coming[1:]] + [[last] * len(pairs)]
     for keys in low_keys_to_come:
-        products = [_high(w) * m for w, m in zip(pairs, multipliers, strict=True)]
-        exchanged = products[::-1] if apart else [tf.gather(products[0], [1, 0], axis=1)]
-        pairs = [xor(p, w * _TWO32 + k) for p, w, k in zip(exchanged, pairs, keys, strict=True)]
+        products = [_high(w, width) * m for w, m in zip(pairs, multipliers, strict=True)]
+        exchanged = products[::-1] if apart else [tf.gather(products[0], exchange, axis=1)]
+        pairs = [xor(p, w * two32 + k) for p, w, k in zip(exchanged, pairs, keys, strict=True)]
     return pairs
 
 
