@@ -19,7 +19,7 @@ from tests.contract import reference
 import keepdrop
 import keepdrop_exporter
 from keepdrop_exporter import LoadError, Refusal, cli, pipeline
-from keepdrop_exporter.loading import custom_code, reading
+from keepdrop_exporter.loading import custom_code, reading, trust
 
 SOURCE = """
 import keras
@@ -250,7 +250,8 @@ def test_what_is_given_under_a_lambdas_name_stands_for_its_code(suffix: str, tmp
     changes = reading.read(path, {name: lambda x: 3 * x}).changes
     assert changes[-1].endswith(f"what was given stands for the code of Lambda layers: {name}")
     np.testing.assert_array_equal(keepdrop_exporter.load(path, custom_objects={name: lambda x: 3 * x})(X), model(X))
-    other = keepdrop_exporter.load(path, custom_objects={name: lambda x: 4 * x})
+    (tmp_path / "own.py").write_text(f"def {trust.function_name(name)}(x):\n    return 4 * x\n")
+    other = keepdrop_exporter.load(path, custom_objects=custom_code.custom_objects(tmp_path / "own.py"))
     assert not np.array_equal(other(X), model(X))
     assert isinstance(keepdrop_exporter.load(path, custom_objects={name: Noise}).layers[0], Noise)
 
@@ -312,12 +313,32 @@ def test_a_layer_in_the_place_of_a_lambda_of_a_nested_model(tmp_path: Path) -> N
         keepdrop_exporter.load(tmp_path / "vae.keras", custom_objects={"z": Weighted})
 
 
+class Failing(Noise):
+    def call(self, x: Any) -> Any:
+        raise ValueError("it takes two")
+
+
+def test_what_fails_in_a_class_of_ones_own_is_said(tmp_path: Path) -> None:
+    path, model = _saved_with_lambda(".keras", tmp_path)
+    with pytest.raises(LoadError, match=r"Keras cannot load it \(ValueError: it takes two") as caught:
+        keepdrop_exporter.load(path, custom_objects={model.layers[0].name: Failing})
+    assert "\x1b" not in str(caught.value)
+
+
 class Weighted(Noise):
     def build(self, shape: Any) -> None:
         self.bias = self.add_weight((2,))
 
     def call(self, parts: Any) -> Any:
         return parts[0] + self.bias
+
+
+def test_a_lambda_called_lambda_has_a_name_that_python_takes() -> None:
+    assert [trust.function_name(name) for name in ("lambda", "lambda_1", "tf.mean-1")] == [
+        "lambda_",
+        "lambda_1",
+        "tf_mean_1",
+    ]
 
 
 class Unnamed(keras.layers.Layer):

@@ -50,7 +50,7 @@ FORMS = {
     "activated": ["h5", "keras"],
     "normalised": ["h5", "keras"],
     "fitted": ["h5", "keras", "2.13.1", "2.14.0"],
-    "operators": ["h5"],
+    "operators": ["h5", "savedmodel"],
     "functions": ["h5", "keras"],
     "backend_functions": ["h5", "keras"],
     "slashes": ["h5"],
@@ -547,7 +547,8 @@ REFUSED: dict[str, tuple[Any, dict[str, str], str]] = {
     "Keras 1": (
         _layer("Dense"),
         {"version": "1.2.2"},
-        "it was written by Keras 1.2.2; files of Keras 2 and 3 can be loaded: open it in Keras 2 and save it again",
+        "it was written by Keras 1.2.2; files of Keras 2 and 3 can be loaded: open it in Keras 2.0 to 2.3, which still "
+        "read those of Keras 1, and save it again",
     ),
     "no shape": (
         {"class_name": "Dense", "config": {"name": "it", "units": 2}},

@@ -257,7 +257,7 @@ def _with_layer(layer: dict[str, object], suffix: str = ".keras") -> Callable[[P
 NOT_TRUSTED = "; no save makes that, do not trust it"
 LAMBDA = (
     "'lambda' is a Lambda layer, whose Python code would run on loading; give what it does as a function of the "
-    "layer's name, def lambda(x): ..., in --custom FILE.py (custom_objects={'lambda': ...} in Python), or run the "
+    "layer's name, def lambda_(x): ..., in --custom FILE.py (custom_objects={'lambda_': ...} in Python), or run the "
     "code, if you trust who made the file, with --trust-code (trust_code=True in Python)"
 )
 

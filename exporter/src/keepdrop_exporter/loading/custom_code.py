@@ -12,6 +12,8 @@ from typing import Any
 
 from keepdrop_exporter.errors import LoadError
 
+from .trust import function_name
+
 _LIBRARIES = ("keras", "tensorflow", "tf_keras", "numpy", "builtins", "typing")
 
 
@@ -80,7 +82,8 @@ def put_for_lambdas(config: Any, given: Mapping[str, Any]) -> list[str]:
         if not isinstance(value, dict) or value.get("class_name") != "Lambda" or not isinstance(value["config"], dict):
             continue
         options = value["config"]
-        name = str(options.get("name"))
+        layer = str(options.get("name"))
+        name = layer if layer in given else function_name(layer)
         thing = given.get(name)
         if thing is None and isinstance(called := given.get(_called(options.get("function"))), type):
             thing = called
@@ -94,7 +97,7 @@ def put_for_lambdas(config: Any, given: Mapping[str, Any]) -> list[str]:
             function = {"module": "builtins", "class_name": "function", "config": name, "registered_name": "function"}
             value["config"] = {key: options[key] for key in _OF_LAMBDA if key in options} | {"function": function}
         if thing is not None:
-            found.append(name)
+            found.append(layer)
     return found
 
 

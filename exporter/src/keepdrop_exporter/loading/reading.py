@@ -264,7 +264,7 @@ class _Reading:
         if version[:1] not in ("2", "3"):
             raise LoadError(
                 f"{self._path}: it was written by Keras {version}; files of Keras 2 and 3 can be loaded: open it in "
-                "Keras 2 and save it again"
+                "Keras 2.0 to 2.3, which still read those of Keras 1, and save it again"
             )
         return version
 
@@ -412,8 +412,10 @@ class _Reading:
     def _reason(self, error: Exception) -> LoadError:
         if isinstance(error, operators.NotTranslated):
             return LoadError(f"{self._path}: {error}")
-        # Keras puts what went wrong behind the configuration of everything around it.
-        text = " ".join(str(error).split()).rpartition("Exception encountered: ")[2]
+        # Keras puts what went wrong behind the configuration of everything around it, in a terminal's bold type.
+        text = re.split("(?:Exception|Error) encountered: ", " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split()))[
+            -1
+        ]
         if unbuilt := re.search(r"ayer '(\w+)' was never built", text):
             return LoadError(f"{self._path}: {_NO_SHAPES.format(layer=unbuilt[1])}")
         if "safe_mode" in text or "deserialization of a `lambda`" in text.lower():

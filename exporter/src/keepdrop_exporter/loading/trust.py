@@ -6,6 +6,8 @@ an IndexLookup of older versions read any file that its vocabulary named.
 
 from __future__ import annotations
 
+import keyword
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -71,10 +73,16 @@ def _is_named(function: Any) -> bool:
     return isinstance(function, str) or (isinstance(function, dict) and function.get("class_name") == "function")
 
 
+def function_name(layer: str) -> str:
+    """The layer's name as Python can write it: Keras 3 calls a Lambda ``lambda``."""
+    name = re.sub(r"\W", "_", layer)
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
 def lambda_refused(path: object, layer: str | None = None) -> LoadError:
     """The error for a Lambda whose code lies in the file."""
     which = f"{layer!r} is" if layer else "it holds"
-    name = layer or "NAME"
+    name = function_name(layer or "NAME")
     return LoadError(
         f"{path}: {which} a Lambda layer, whose Python code would run on loading; give what it does as a function of "
         f"the layer's name, def {name}(x): ..., in --custom FILE.py (custom_objects={{'{name}': ...}} in Python), or "

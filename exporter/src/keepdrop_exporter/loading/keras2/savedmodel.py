@@ -70,9 +70,14 @@ def _descriptions(path: Path, graph: Any) -> dict[int, dict[str, Any]]:
             noted = {node.node_id: node.metadata for node in nodes}
         else:
             noted = {i: node.user_object.metadata for i, node in enumerate(graph.nodes)}
-        return {i: json.loads(metadata) for i, metadata in noted.items() if metadata}
+        return {i: json.loads(metadata, object_hook=_listed_tuple) for i, metadata in noted.items() if metadata}
     except (DecodeError, ValueError) as error:
         raise LoadError(f"{path}: what Keras noted in it is damaged ({error}); fetch or save it again") from error
+
+
+def _listed_tuple(value: dict[str, Any]) -> Any:
+    """A tuple or shape as JSON of the other forms has it; here alone Keras 2 notes what it was."""
+    return value["items"] if value.get("class_name") in ("__tuple__", "TensorShape") else value
 
 
 def _metadata_message() -> Any:
