@@ -34,19 +34,15 @@ _LEFT_OUT = (
     "einsum_optimizer",
 )
 # Rewriters of what a graph of TensorFlow 2 with its draws replaced does not hold: quantised and random numbers, and
-# loops and branches in TensorFlow 1's form, or as Keras 2 named them.
+# loops and branches in TensorFlow 1's form.
 _IDLE_REWRITERS = (
     "rewrite_quantize_and_dequantize",
     "rewrite_random_uniform",
     "rewrite_random_uniform_fold_const",
     "rewrite_random_normal",
     "rewrite_dropout",
-    "rewriter_lstm_tf2",
-    "rewrite_gru_tf2",
     "rewrite_single_direction_lstm",
-    "rewrite_bi_direction_lstm",
     "rewrite_single_direction_gru",
-    "rewrite_bi_direction_gru",
     "rewrite_custom_rnn_cell",
     "rewrite_generic_loop",
     "rewrite_cond",
