@@ -207,7 +207,7 @@ def check_readings(
         array = arrays[tensor.name]
         if one_step[tensor.name] and array.ndim:
             array = array[:, np.newaxis]  # [B, 1, ...]
-        if not (_fits(tensor, array) and len(array) == len(rows) and array.shape[1]):
+        if not (fits(array.shape, tensor.shape) and len(array) == len(rows) and array.shape[1]):
             raise InputError(
                 f"input {tensor.name!r} has shape {list(arrays[tensor.name].shape)}; expected "
                 f"{_reading_form(tensor, len(rows))}: one reading, or a chunk of steps, for each of the rows "
@@ -362,20 +362,21 @@ def _all_finite(array: NDArray[Any]) -> bool:
     return bool(np.count_nonzero(np.isfinite(array)) == array.size)
 
 
-def _fits(tensor: Tensor, array: NDArray[Any]) -> bool:
-    if array.ndim != len(tensor.shape):
+def fits(shape: tuple[int, ...], wanted: tuple[Optional[int], ...]) -> bool:
+    """Whether an array has the shape that is wanted, where None may be any size."""
+    if len(shape) != len(wanted):
         return False
-    return not [None for want, have in zip(tensor.shape, array.shape) if want is not None and want != have]
+    return not [None for have, want in zip(shape, wanted) if want is not None and want != have]
 
 
 def _check_shape(tensor: Tensor, array: NDArray[Any], leading: str = "batch") -> None:
-    fits = _fits(tensor, array)
-    if fits and 0 not in array.shape[1:]:
+    fitting = fits(array.shape, tensor.shape)
+    if fitting and 0 not in array.shape[1:]:
         return
     cure = "reshape it"
     if array.ndim == len(tensor.shape) - 1:
         cure = "one example needs a batch axis too: x[np.newaxis]"
-    elif fits:
+    elif fitting:
         cure = "give at least one step of every axis"
     raise InputError(f"input {tensor.name!r} has shape {list(array.shape)}; expected {_form(tensor, leading)}; {cure}")
 

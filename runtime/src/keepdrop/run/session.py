@@ -20,7 +20,7 @@ from keepdrop.artifact.properties import numbers_digest
 from keepdrop.artifact.savedmodel import is_savedmodel
 from keepdrop.errors import ArtifactError, ArtifactMissing, InputError, KeepdropError, TooLarge
 
-from .request import Request
+from .request import Request, fits
 
 ONNXRUNTIME_VERSION: str = onnxruntime.__version__
 # onnxruntime's own lines on stderr: none, what it has to say is told in an error of ours.
@@ -252,16 +252,11 @@ def check_outputs(path: str, tensors: Sequence[Tensor], outputs: list[NDArray[An
     """Raise ArtifactError unless every output is what the metadata say, for the samples and rows asked for."""
     for tensor, output in zip(tensors, outputs):
         expected = (request.samples, request.batch, *tensor.shape[2:])
-        if output.shape != expected and not _fits(output.shape, expected) or output.dtype != tensor.dtype:
+        if not fits(output.shape, expected) or output.dtype != tensor.dtype:
             raise ArtifactError(
                 f"{path} gave output {tensor.name!r} as {output.dtype} {list(output.shape)} for {request.samples} "
                 f"samples of {request.batch} rows; it is not what an export writes: export the model again"
             )
-
-
-def _fits(shape: tuple[int, ...], expected: tuple[Optional[int], ...]) -> bool:
-    """Whether an array has this shape, of which None may be anything."""
-    return len(shape) == len(expected) and all(n in (size, None) for size, n in zip(shape, expected))
 
 
 def _stamp(path: str) -> tuple[int, int, int]:

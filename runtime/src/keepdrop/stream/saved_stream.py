@@ -44,6 +44,7 @@ from keepdrop import npz
 from keepdrop.artifact.metadata import CONTRACT_VERSION, STEPS_SEEN, State
 from keepdrop.errors import InputError
 from keepdrop.run.memory import Budget
+from keepdrop.run.request import fits
 
 FORMAT = 2
 FORMAT_KEY = "keepdrop_stream"
@@ -325,10 +326,7 @@ class _Entries:
             found_shape, fortran, found = npz.array_header(member)
             native = found.newbyteorder("=")
             of_kind = native.kind == "U" if dtype is None else native == np.dtype(dtype)
-            of_shape = len(found_shape) == len(shape) and all(
-                want is None or want == have for want, have in zip(shape, found_shape)
-            )
-            if not (of_kind and of_shape):
+            if not (of_kind and fits(found_shape, shape)):
                 raise self.refusal(
                     f"its {key!r} is {found} {list(found_shape)}, expected {dtype or 'text'} "
                     f"{['any' if size is None else size for size in shape]}"
