@@ -72,6 +72,8 @@ def main() -> None:
             report["generator"] = bench_measure.generator_share(effort, folder)
             _tell("what the time follows")
             report["series"] = bench_measure.series(options.threads, effort, folder)
+            _tell("one thread against the floor")
+            report["one_thread"] = bench_measure.one_thread(effort, folder)
             _tell("small calls and threads")
             report["own_python"] = bench_measure.own_python(effort, folder)
             report["threads_pay"] = bench_measure.threads_pay(options.threads, effort, folder)

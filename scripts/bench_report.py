@@ -30,6 +30,7 @@ def markdown(report: Json) -> str:
         "head": _head,
         "generator": _generator,
         "series": _series,
+        "one_thread": _one_thread,
         "own_python": _own_python,
         "threads_pay": _threads_pay,
         "streams": _streams,
@@ -72,7 +73,7 @@ def _main(cases: list[Json], slower: list[Json]) -> str:
             *(HEADINGS[name] for name in RATIOS[:-1]),
             "keepdrop's time / floor's",
         ],
-        ([case["name"], *(_ratio(case["ratios"].get(name), most=name == FLOOR) for name in RATIOS)] for case in cases),
+        ([case["name"], *(_ratio(case["ratios"].get(name)) for name in RATIOS)] for case in cases),
     )
     return "\n\n".join([*notes, times, ratios, _slower(slower)])
 
@@ -121,6 +122,14 @@ def _series(series: Json) -> str:
     ]
     tenfold = f"Time of 1,000 samples / time of 100: {_ratio(series['thousand_to_hundred'], most=True)}."
     return "\n\n".join(["### What the time follows (keepdrop, LSTM 50x100x8x64 unless said)", *tables, tenfold])
+
+
+def _one_thread(cases: list[Json]) -> str:
+    rows = [
+        [case["name"], *map(_spread, case["milliseconds"].values()), _ratio(case["ratio"], most=True)] for case in cases
+    ]
+    heading = ["case", "keepdrop, ms", "bare products, ms", "keepdrop / products"]
+    return "\n\n".join(["### One thread against the bare products", _table(heading, rows)])
 
 
 def _own_python(own: Json) -> str:

@@ -6,7 +6,7 @@ import pytest
 import keepdrop
 from keepdrop import InputError, decided, standard_error
 from keepdrop.artifact.metadata import Head
-from keepdrop.until import adaptive
+from keepdrop.until import adaptive, limits
 
 
 class Table:
@@ -51,7 +51,7 @@ def drawn(monkeypatch, model):
     def drawn(table, *, a_run=0.0, a_sample=0.0, **options):
         engine = Table(table.astype(np.float32), a_run, a_sample)
         monkeypatch.setattr(model, "_engine", engine)
-        monkeypatch.setattr(adaptive, "clock", lambda: engine.now)
+        monkeypatch.setattr(limits, "clock", lambda: engine.now)
         x = np.zeros((len(options.get("rows", range(table.shape[1]))), 3))
         return model.predict(x, **options), engine
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import keepdrop
 
 TOP = Path(__file__).parents[2]
@@ -32,6 +34,19 @@ def test_the_probe_sees_what_else_is_imported() -> None:
     assert pulled_in("import keepdrop.cli") == ["click", "keepdrop"]
 
 
+def of_keepdrop(statement: str) -> set[str]:
+    """What of the package a statement leaves imported: folders and modules below it."""
+    probe = f"import json, sys, keepdrop\n{statement}\nprint(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, check=True, text=True)
+    return {name.split(".")[1] for name in json.loads(done.stdout) if name.startswith("keepdrop.")}
+
+
+def test_a_prediction_does_not_wait_for_what_files_and_streams_need() -> None:
+    others = {"stream", "files", "labelled", "recursion", "scoring"}
+    assert of_keepdrop("keepdrop.load, keepdrop.Model, keepdrop.Prediction").isdisjoint({*others, "service", "cli"})
+    assert of_keepdrop("keepdrop.Stream, keepdrop.evaluate, keepdrop.rollout, keepdrop.scorer") >= others
+
+
 def test_public_names() -> None:
     names = [
         "ArtifactError",
@@ -57,6 +72,9 @@ def test_public_names() -> None:
     ]
     assert sorted(keepdrop.__all__) == names
     assert all(hasattr(keepdrop, name) for name in names)
+    assert set(names) <= set(dir(keepdrop))
+    with pytest.raises(AttributeError, match=r"^module 'keepdrop' has no attribute 'sampler'$"):
+        _ = keepdrop.sampler
 
 
 def test_the_version_has_one_owner() -> None:

@@ -11,17 +11,25 @@ calibrated = keepdrop.calibrate(model, x_since, y_since)  # rows that came after
 low, high = calibrated.predict(x).observation.interval(0.9)  # where an observation falls
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from keepdrop.answer.prediction import Prediction
-from keepdrop.labelled.calibrating import calibrate
-from keepdrop.labelled.evaluating import evaluate
-from keepdrop.stream.stream import Stream
 from keepdrop.table.declared import Table
-from keepdrop.until.stopping import decided, standard_error
 
 from .errors import ArtifactError, ArtifactMissing, ExporterMissing, InputError, KeepdropError, TooLarge
 from .model import Model, load
-from .recursion import rollout
-from .scoring import scorer
+
+if TYPE_CHECKING:
+    from keepdrop.labelled.calibrating import calibrate
+    from keepdrop.labelled.evaluating import evaluate
+    from keepdrop.stream.stream import Stream
+    from keepdrop.until.stopping import decided, standard_error
+
+    from .recursion import rollout
+    from .scoring import scorer
 
 __version__ = "0.1.0"
 
@@ -45,3 +53,25 @@ __all__ = [
     "scorer",
     "standard_error",
 ]
+
+# Imported when they are asked for: together they take longer than all that a prediction needs.
+_LATER = {
+    "Stream": "keepdrop.stream.stream",
+    "calibrate": "keepdrop.labelled.calibrating",
+    "decided": "keepdrop.until.stopping",
+    "evaluate": "keepdrop.labelled.evaluating",
+    "rollout": "keepdrop.recursion",
+    "scorer": "keepdrop.scoring",
+    "standard_error": "keepdrop.until.stopping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = getattr(import_module(_LATER[name]), name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -24,19 +24,19 @@ from keepdrop.run.memory import Budget, parsed
 from keepdrop.run.request import Asked, Request, check, integer
 from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.run.stored import refuse_other_calibration, stored_calibration, stored_table
-from keepdrop.stream.beginning import checked_drawn, fresh, known_window, learning_of, steps_of
-from keepdrop.stream.learning import Learning
-from keepdrop.stream.saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
-from keepdrop.stream.steps import Steps
-from keepdrop.stream.stream import Stream
 from keepdrop.table import Table, fitted
 
 from .errors import ArtifactError, InputError
-from .until import adaptive, stopping
-from .until.limits import most_samples, seconds_of
+from .until import limits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from keepdrop.stream.saved_stream import OnNewArtifact, Saved
+    from keepdrop.stream.starting import Starting
+    from keepdrop.stream.stream import Stream
+
+    from .until import stopping
 
 
 @overload
@@ -271,14 +271,16 @@ class Model(Generic[Samples, Answers]):
         TooLarge
             What would be held at once does not fit in the memory budget; the text has the arithmetic.
         """
-        began = adaptive.clock()
+        began = limits.clock()
         adapts = until is not None or deadline is not None
-        most = most_samples(samples, max_samples, adapts)
+        most = limits.most_samples(samples, max_samples, adapts)
         request = self._checked(x, samples=most, seed=seed, rows=rows, first_sample=first_sample)
         of_each = self._heads if heads is None else resolved(self.metadata.outputs, self._heads, heads)
         numbers = None if quantiles is None else checked_quantiles(quantiles).reshape(-1)
         if adapts:
-            ends = None if deadline is None else began + seconds_of(deadline)
+            from .until import adaptive  # for those who do not say how many
+
+            ends = None if deadline is None else began + limits.seconds_of(deadline)
             found = adaptive.predict(self._engine, request, of_each, until, ends, numbers, progress)
         elif numbers is None:
             self._engine.demand(request, BYTES_SUMMARISED)
@@ -347,8 +349,8 @@ class Model(Generic[Samples, Answers]):
                 "the artifact does not say what columns mean; give table=keepdrop.Table(...), or export it with one"
             )
         levels = (interval,) if isinstance(interval, (int, float)) else tuple(interval)
-        drawn = checked_drawn(self.metadata, samples, seed, 0)
-        return answered(self, self._heads, declared, frame, levels, drawn.samples, seed, last, wide)
+        count = integer("samples", self.metadata.default_samples if samples is None else samples, least=1)
+        return answered(self, self._heads, declared, frame, levels, count, integer("seed", seed), last, wide)
 
     def stream(
         self,
@@ -387,13 +389,7 @@ class Model(Generic[Samples, Answers]):
         ArtifactError
             The file is no longer the one that was loaded.
         """
-        drawn = checked_drawn(self.metadata, samples, seed, first_sample)
-        if window is None and self._table is not None and known_window(self.metadata) is None:
-            window = self._table.window
-        steps = steps_of(self._session, self._engine, drawn, window)
-        learning = learning_of(self._calibration, self.metadata, steps, ahead, self._table)
-        start = fresh(self._identity(), self._budget, drawn, steps, learning, rows)
-        return self._streaming(start, steps, learning)
+        return self._starting().fresh(samples, seed, rows, first_sample, window, ahead)
 
     def resume(
         self, data: Saved, on_new_artifact: OnNewArtifact = "refuse", ahead: Optional[int] = None
@@ -420,13 +416,7 @@ class Model(Generic[Samples, Answers]):
         ArtifactError
             The artifact's file is no longer the one that was loaded.
         """
-        with StreamFile(data, self._budget) as file:
-            drawn = checked_drawn(self.metadata, file.samples, file.seed, file.first_sample)
-            window = file.window if known_window(self.metadata) is None else None
-            steps = steps_of(self._session, self._engine, drawn, window)
-            learning = learning_of(self._calibration, self.metadata, steps, ahead, self._table)
-            saved = file.resumed(self._identity(), steps.kept, learning, on_new_artifact)
-            return self._streaming(saved, steps, learning)
+        return self._starting().resumed(data, on_new_artifact, ahead)
 
     def reload(self) -> Model[Samples, Answers]:
         """The model of what is at its path now, opened as this one was; this one itself where it is the same artifact.
@@ -450,11 +440,10 @@ class Model(Generic[Samples, Answers]):
             return self
         return type(self)(session, self._threads, self._budget, self._named)
 
-    def _streaming(self, saved: SavedStream, steps: Steps, learning: Optional[Learning]) -> Stream[Answers]:
-        return Stream(self._session, self._engine, self._budget, saved, steps, learning, self._named)
+    def _starting(self) -> Starting[Answers]:
+        from keepdrop.stream.starting import Starting  # for those who stream: it takes as long as all of the above
 
-    def _identity(self) -> Identity:
-        return Identity(self._session.sha256(), self._session.numbers_digest())
+        return Starting(self._session, self._engine, self._budget, self._calibration, self._table, self._named)
 
     def _checked(self, x: Any, **asked: Unpack[Asked]) -> Request:
         return check(self.metadata, x, budget=self._budget, **asked)

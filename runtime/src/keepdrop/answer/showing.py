@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional
@@ -26,6 +25,8 @@ def html_table(
     title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], more: int = 0, lines: Sequence[str] = ()
 ) -> str:
     """A table of HTML below a title; `more` rows are only counted, and `lines` stand below as they are."""
+    import html  # brings all of HTML's entities, which only a notebook needs
+
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{html.escape(_text(cell))}</td>' for cell in row)}</tr>" for row in rows)
     rest = f"<p>and {more:,} rows more</p>" if more else ""

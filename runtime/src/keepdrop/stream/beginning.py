@@ -79,7 +79,7 @@ def learning_of(
     return None if calibration is None else Learning(calibration, once, ahead)
 
 
-def fresh(
+def beginning(
     identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, learning: Optional[Learning], rows: ArrayLike
 ) -> SavedStream:
     """A stream before its first step; InputError where a row is named twice, TooLarge where they do not fit."""

@@ -16,7 +16,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional, Union
 
 from keepdrop.errors import InputError
@@ -118,7 +117,8 @@ class Table:
             The file cannot be read or holds no table; the text names it.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8-sig"))
+            with open(path, encoding="utf-8-sig") as file:
+                return cls.from_json(file.read())
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the table {os.fspath(path)} ({error}); give a JSON file") from error
         except InputError as error:

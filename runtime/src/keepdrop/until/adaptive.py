@@ -7,7 +7,6 @@ other rows, the threads or the machine.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Optional
@@ -22,7 +21,7 @@ from keepdrop.artifact.metadata import Head
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.request import Request
 
-from . import stopping
+from . import limits, stopping
 from .stopping import Look, Rule
 
 # From one look to the next a row takes half as many samples as it has, between these bounds: some fifteen looks to
@@ -31,8 +30,6 @@ GROWTH = 2
 LEAST_STEP, MOST_STEP = stopping.LEAST, 256
 # The share of the remaining time that a block may take: twice as slow as the last one, it still ends in time.
 SHARE = 0.5
-
-clock = time.perf_counter
 
 
 class SampledRows(NamedTuple):
@@ -110,7 +107,7 @@ class Pace:
 
     def fitting(self) -> int:
         """How many samples the next block may have; 0 where it would end too late."""
-        share = SHARE * (self._ends - clock())
+        share = SHARE * (self._ends - limits.clock())
         return int(share / max(self._a_sample, 1e-9)) if share >= self._shortest else 0
 
 
@@ -177,7 +174,7 @@ def _draw(
     stopped: list[SampledRows] = []
     seen, size = 0, 1 if pace else min(step_after(0), request.samples)
     while True:
-        began = clock()
+        began = limits.clock()
         if kept:
             engine.demand(kept.cut(slice(0, kept.batch), slice(0, seen + size)), BYTES_SUMMARISED)
         else:
@@ -190,7 +187,7 @@ def _draw(
             active = _looked(active, block, heads, until, watched)
         seen += size
         if pace:
-            pace.learn(clock() - began, size)
+            pace.learn(limits.clock() - began, size)
         size = _next_size(request, seen, until, pace, room // count)
         stop = _answered(active, heads, until, watched) if size else np.ones(count, np.bool_)
         if stop.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any, Optional
 
 import numpy as np
@@ -12,6 +13,9 @@ from keepdrop.run.request import integer
 
 # What `until` and `deadline` end with where nothing is said.
 MAX_SAMPLES = 10_000
+
+clock = time.perf_counter
+"""What deadlines are kept by."""
 
 
 def most_samples(samples: Optional[int], max_samples: Optional[int], adapts: bool) -> Optional[int]:
