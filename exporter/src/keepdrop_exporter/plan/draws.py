@@ -8,7 +8,6 @@ of a model is made here, before anything is converted.
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keepdrop.artifact.metadata import RESERVED_NAMES, Draw, Tensor
+from keepdrop.artifact.metadata import Draw, Tensor
 from keepdrop_exporter.errors import Refusal
 
 from . import keras_graphs, keras_hooks
+from .refusals import FOR_LAMBDAS, nodes, refuse_layers, refuse_names, refuse_operators
 
 # Batch and time lengths of the two recording passes: all different, so that no axis can be mistaken for another.
 _BATCHES = (3, 5)
@@ -70,8 +70,8 @@ def make_plan(model: keras.Model) -> Plan:
         The model cannot be exported exactly; the text names the layer and the cure.
     """
     inputs, outputs = tensors(model)
-    _refuse_layers(model)
-    _refuse_names((*inputs, *outputs))
+    refuse_layers(model)
+    refuse_names((*inputs, *outputs))
     with keras_hooks.sampling_state(model):
         short, long = (_record(model, inputs, batch, length) for batch, length in zip(_BATCHES, LENGTHS, strict=True))
     if not short.events:
@@ -211,7 +211,7 @@ class _Recorder:
             given = _source(seed)
             raise Refusal(
                 f"{where} draws from {given}, whose numbers do not belong to the model; give the layer a "
-                f"keras.random.SeedGenerator of its own in __init__ and pass it as seed={_FOR_LAMBDAS}"
+                f"keras.random.SeedGenerator of its own in __init__ and pass it as seed={FOR_LAMBDAS}"
             )
         if tf.compat.v1.get_default_graph() is not self._graph:
             raise Refusal(
@@ -248,11 +248,6 @@ class _Recorder:
         return f", but noise on the layer's weights ({alike[0]}), one draw that the whole batch shares" if alike else ""
 
 
-_FOR_LAMBDAS = (
-    " (where it is a Lambda: by a layer class of the Lambda's name in --custom FILE.py, custom_objects= in Python)"
-)
-
-
 def _source(seed: Any) -> str:
     if seed is None:
         return "Keras' global generator (seed=None)"
@@ -267,7 +262,7 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
 
     def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
         recorder.start()
-        with keras_hooks.intercept(recorder), keras_hooks.plain_errors():
+        with keras_hooks.intercept(recorder), keras_hooks.plain_errors(), keras_hooks.replaced_loops(_passed_over):
             return call_model(model, tensors)
 
     try:
@@ -276,13 +271,34 @@ def _record(model: keras.Model, inputs: Sequence[Tensor], batch: int, length: in
         raise
     except Exception as error:
         raise _unrunnable(model, inputs, batch, error) from error
-    _refuse_operators(graph, {layer.name for layer in keras_hooks.all_layers(model)})
+    refuse_operators(graph, {layer.name for layer in keras_hooks.all_layers(model)})
     _refuse_without_kernel(model, specs, graph)
     for y in graph.structured_outputs:
         if y.shape.rank == 0 or y.shape[0] not in (batch, None):
             raise _unrunnable(model, inputs, batch, ValueError(f"it gives an output of shape {tuple(y.shape)}"))
         recorder.outputs.append(y.shape)
     return recorder
+
+
+def _passed_over(
+    original: Any, layer: keras.layers.RNN, sequences: tf.Tensor, initial_state: Any, mask: Any, training: bool = False
+) -> Any:
+    """Stand in for ``RNN.inner_loop``, with the shapes of its results: to trace Keras' own takes long.
+
+    It draws nothing: a cell's masks are made before its loop.
+    """
+    states = keras.tree.flatten(initial_state)
+    batch, steps = sequences.shape[:2]
+    activations = [getattr(layer.cell, name, None) for name in ("activation", "recurrent_activation")]
+    if (
+        not keras_hooks.is_stock_loop(layer)
+        or None in (batch, steps)
+        or any(state.shape.as_list() != [batch, layer.cell.units] for state in states)
+        or any(f is not None and f not in vars(keras.activations).values() for f in activations)
+    ):
+        return original(layer, sequences, initial_state, mask, training)
+    last = tf.compat.v1.placeholder_with_default(states[0], states[0].shape)
+    return last, tf.repeat(last[:, None], steps if layer.return_sequences else 1, axis=1), [last] * len(states)
 
 
 def _unrunnable(model: keras.Model, inputs: Sequence[Tensor], batch: int, error: Exception) -> Refusal:
@@ -369,99 +385,12 @@ def _distinct(names: Iterable[str]) -> list[str]:
     return result
 
 
-def _refuse_names(tensors: Iterable[Tensor]) -> None:
-    for tensor in tensors:
-        if tensor.name in RESERVED_NAMES:
-            raise Refusal(
-                f"an input or output of the model is called {tensor.name!r}, as an input of the artifact's own is; "
-                "give the layer another name and save the model again"
-            )
-        if not re.fullmatch(r"[A-Za-z0-9.][A-Za-z0-9_.-]*", tensor.name):
-            raise Refusal(
-                f"an input or output of the model is called {tensor.name!r}, which TensorFlow does not take as a name; "
-                "give the layer a name of letters, digits, dots, dashes and underscores"
-            )
-        if tensor.dtype == "string":
-            raise Refusal(f"input {tensor.name!r} is of strings; look them up before the model and feed it integers")
-    names = [tensor.name for tensor in tensors]
-    if both := {name for name in names if names.count(name) > 1}:
-        raise Refusal(
-            f"an input and an output are both called {min(both)!r}; give one of them another name (an input "
-            "that is an output as well: pass it through keras.layers.Identity(name=...))"
-        )
-
-
-# LookupTableFindV2, Bucketize, StringToHashBucketFast: tf2onnx 1.17 has none, and a table is no part of a function.
-_OF_TABLES = (
-    keras.layers.IntegerLookup,
-    keras.layers.StringLookup,
-    keras.layers.TextVectorization,
-    keras.layers.Hashing,
-    keras.layers.HashedCrossing,
-    keras.layers.Discretization,
-)
-
-
-def _refuse_layers(model: keras.Model) -> None:
-    paths = keras_hooks.layer_paths(model)
-    for layer in keras_hooks.all_layers(model):
-        name = paths.get(id(layer), layer.name)
-        if isinstance(layer, _OF_TABLES):
-            raise Refusal(
-                f"layer {name!r} is a preprocessing layer ({type(layer).__name__}) that no operator of ONNX stands "
-                "for; apply it to the data before the model, and export the model of the layers behind it"
-            )
-        if getattr(layer, "stateful", False):
-            raise Refusal(
-                f"layer {name!r} is stateful: its state would pass from one sample to the next; export it as a stream, "
-                "which carries it from step to step (--streaming, streaming=True), or build it again with "
-                "stateful=False and load the weights"
-            )
-        if keras_hooks.shapes_do_not_fit(layer):
-            raise Refusal(
-                f"layer {name!r} fails in Keras itself with implementation=1, dropout alone and training=True; build "
-                "it with use_cudnn=False, or without implementation=1, and load the weights"
-            )
-        if layer.compute_dtype in ("float16", "bfloat16", "float64"):
-            raise Refusal(
-                f"layer {name!r} computes in {layer.compute_dtype}; the contract is of float32: build the model again "
-                "under keras.config.set_dtype_policy('float32') and load the weights"
-            )
-
-
-def _refuse_operators(graph: Any, layers: set[str]) -> None:
-    for op in graph.get_operations():
-        # The recording's own draws advance no generator: whatever is assigned, a layer assigns.
-        if op.type.startswith("Assign") and "Variable" in op.type:
-            raise Refusal(
-                f"operator {op.name!r} changes a variable of the model in every forward pass; freeze that layer "
-                "(layer.trainable = False), remove it, or let it draw through keras.random instead of advancing a seed "
-                "generator itself: a sample must not depend on those before it"
-            )
-    for node in _nodes(graph):
-        if ("Random" in node.op or "Multinomial" in node.op) and "/dropout/" in node.name:
-            scope = node.name.partition("/dropout/")[0].rpartition("/")[2]
-            layer = scope if scope in layers else re.sub(r"_\d+$", "", scope)  # a second call counts
-            raise Refusal(
-                f"layer {layer!r} calls tf.nn.dropout, whose numbers no seed of Keras reaches; give a class of the "
-                "same name that is keras.layers.Dropout: class NAME(keras.layers.Dropout): pass, in --custom FILE.py "
-                "(custom_objects={'NAME': keras.layers.Dropout} in Python)"
-            )
-        if "Random" in node.op or "Multinomial" in node.op:
-            scopes = [re.sub(r"_\d+$", "", scope) for scope in node.name.split("/")]
-            where = next((f"layer {s!r}, " for s in (*node.name.split("/"), *scopes) if s in layers), "")
-            raise Refusal(
-                f"{where}operator {node.name!r} ({node.op}) draws through tf.random, which no seed of Keras reaches; "
-                f"draw through keras.random with a keras.random.SeedGenerator that the layer owns{_FOR_LAMBDAS}"
-            )
-
-
 def _refuse_without_kernel(model: keras.Model, specs: Sequence[tf.TensorSpec], graph: Any) -> None:
     """Run the model where an operator has channels first: TensorFlow 2.21 has CPU kernels for some only with oneDNN.
 
     Whether oneDNN is on by default depends on the processor.
     """
-    if not any(node.attr["data_format"].s.startswith(b"NC") for node in _nodes(graph)):
+    if not any(node.attr["data_format"].s.startswith(b"NC") for node in nodes(graph)):
         return
     keras_hooks.forget_masks(model)
     try:
@@ -475,8 +404,3 @@ def _refuse_without_kernel(model: keras.Model, specs: Sequence[tf.TensorSpec], g
             f"kernel without oneDNN ({' '.join(str(error.message).split())[:200]}); set TF_ENABLE_ONEDNN_OPTS=1 in the "
             "environment and start again, or build the layer with data_format='channels_last' and load the weights"
         ) from error
-
-
-def _nodes(graph: Any) -> list[Any]:
-    definition = graph.as_graph_def()
-    return [*definition.node, *(node for function in definition.library.function for node in function.node_def)]

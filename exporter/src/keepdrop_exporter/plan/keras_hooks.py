@@ -241,8 +241,13 @@ def failing_layer(error: BaseException) -> keras.Layer | None:
     return layer
 
 
-def in_stock_call() -> bool:
-    """Whether the time loop that is about to run was asked for by Keras' own ``RNN.call``, in a subclass too."""
+def is_stock_loop(layer: keras.layers.RNN) -> bool:
+    """Whether the time loop that is about to run is over one of Keras' own cells and was asked for by ``RNN.call``.
+
+    The layer itself may be of a subclass; the cell's activations may be anyone's.
+    """
+    if type(layer.cell) not in (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell):
+        return False
     frame: Any = sys._getframe(1)
     while frame is not None and not isinstance(frame.f_locals.get("self"), keras.layers.RNN):
         frame = frame.f_back
@@ -284,15 +289,20 @@ def set_mask(x: tf.Tensor, mask: tf.Tensor) -> None:
 
 
 @contextlib.contextmanager
-def replaced_loops(inner_loop: Callable[..., Any], time_distributed: Callable[..., Any]) -> Iterator[None]:
-    """Run recurrent layers' time loops and ``TimeDistributed`` through other functions while the context is open.
+def replaced_loops(
+    inner_loop: Callable[..., Any], time_distributed: Callable[..., Any] | None = None
+) -> Iterator[None]:
+    """Run recurrent layers' time loops, and ``TimeDistributed``, through other functions while the context is open.
 
     Each is called with the original function first, then as the original is.
     """
-    owners = [(keras.layers.RNN, "inner_loop"), (keras.layers.LSTM, "inner_loop"), (keras.layers.GRU, "inner_loop")]
+    rnns = (keras.layers.RNN, keras.layers.LSTM, keras.layers.GRU)
+    owners: list[tuple[Any, str]] = [(cls, "inner_loop") for cls in rnns]
+    replacements = [inner_loop] * len(owners)
+    if time_distributed is not None:
+        owners.append((keras.layers.TimeDistributed, "call"))
+        replacements.append(time_distributed)
     originals = [(cls, name, cls.__dict__[name]) for cls, name in owners]
-    originals.append((keras.layers.TimeDistributed, "call", keras.layers.TimeDistributed.call))
-    replacements = [inner_loop] * len(owners) + [time_distributed]
 
     def through(replacement: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *args, **kwargs: replacement(original, *args, **kwargs)

@@ -114,9 +114,8 @@ class Recurrences:
         lowerable = (
             # The body of a lowered loop and of other control flow is left alone.
             tf.compat.v1.get_default_graph() is self._graph
-            and type(layer.cell) in _CELLS
             # Keras' own call uses the states of the loop only where it returns them.
-            and keras_hooks.in_stock_call()
+            and keras_hooks.is_stock_loop(layer)
             and all(keep is not None for keep in keeps)
             and (training or not keeps)
             and all(_is_zero(state) for state in keras.tree.flatten(initial_state))
