@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -39,3 +40,9 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
         return path
 
     return made_once
+
+
+def pytest_collection_finish() -> None:
+    # TensorFlow's and Keras' objects are a million by now, which every collection of garbage would look through.
+    gc.collect()
+    gc.freeze()

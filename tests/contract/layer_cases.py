@@ -55,7 +55,8 @@ class Case:
     what its time loops become in ONNX: "fused" (ONNX' operator), "step" (the written one), "Keras" (Keras' own loop);
     an unrolled loop is none. ``refused`` is a part of the refusal, and ``cure`` of what it advises. ``since`` is the
     first Keras, as "major.minor", that has the option, if not the oldest tested one. ``onednn``: TensorFlow runs it
-    with oneDNN only, and where that is off it is refused.
+    with oneDNN only, and where that is off it is refused. ``by_night``: by day the same options on another cell, or at
+    another rank, stand for it.
     """
 
     section: str
@@ -69,6 +70,7 @@ class Case:
     cure: str = ""
     since: str = ""
     onednn: bool = False
+    by_night: bool = False
 
     @property
     def known(self) -> bool:
@@ -348,6 +350,8 @@ def recurrent() -> Iterable[Case]:
     )
     for name, make in RECURRENT.items():
         case = functools.partial(Case, "Recurrent layers", name)
+        # What a loop is told is told to a step of any cell alike.
+        of_loop = functools.partial(case, by_night=name in ("GRU(reset_after=False)", "SimpleRNN"))
         lstm = name == "LSTM"
 
         def states(x: Any, make: Any = make, **options: Any) -> Any:
@@ -370,7 +374,7 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "return_state, with and without return_sequences",
             each(
                 random_after(functools.partial(states)),
@@ -386,7 +390,7 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "unroll",
             each(
                 make(UNITS, unroll=True, dropout=0.2),
@@ -415,7 +419,7 @@ def recurrent() -> Iterable[Case]:
                 ),
                 loops="fused step Keras",
             )
-        yield case(
+        yield of_loop(
             "initial_state from another layer",
             functools.partial(from_dense, make, count=2 if lstm else 1, go_backwards=True, **BOTH),
             loops="Keras",
@@ -428,7 +432,7 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "masked steps, zero_output_for_mask",
             each(
                 masked(make(UNITS, return_sequences=True, zero_output_for_mask=True, go_backwards=True, **BOTH)),
@@ -436,12 +440,12 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "masked steps, return_state",
             masked(functools.partial(states, return_sequences=True, **BOTH)),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "masked steps, unroll, zero_output_for_mask or not",
             each(
                 masked(make(UNITS, unroll=True, return_sequences=True, **BOTH)),
@@ -450,24 +454,24 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "masked steps, unroll, go_backwards and zero_output_for_mask (Keras zeros the steps in the order of time)",
             masked(
                 make(UNITS, unroll=True, go_backwards=True, return_sequences=True, zero_output_for_mask=True, **BOTH)
             ),
         )
-        yield case(
+        yield of_loop(
             "masked steps, initial_state from another layer",
             masked(functools.partial(from_dense, make, count=2 if lstm else 1, return_sequences=True, **BOTH)),
             loops="Keras",
         )
-        yield case(
+        yield of_loop(
             "masked ids (Embedding(mask_zero=True))",
             embedded(make(UNITS, return_sequences=True, **BOTH)),
             on="ids",
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "an input that differs by sample (after a Dropout), masked or not",
             each(
                 after_dropout(make(UNITS, return_sequences=True)),
@@ -476,7 +480,7 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="fused step",
         )
-        yield case(
+        yield of_loop(
             "any length, masked or not, also with initial_state",
             each(
                 make(UNITS, dropout=0.2, return_sequences=True, go_backwards=True),
@@ -486,13 +490,13 @@ def recurrent() -> Iterable[Case]:
             on="series of any length",
             loops="fused step Keras",
         )
-        yield case(
+        yield of_loop(
             "any length of masked ids",
             embedded(make(UNITS, return_sequences=True, **BOTH)),
             on="ids of any length",
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "seed, regularizers, constraints, initializers",
             make(
                 UNITS,
@@ -506,7 +510,7 @@ def recurrent() -> Iterable[Case]:
             ),
             loops="step",
         )
-        yield case(
+        yield of_loop(
             "rates of 1",
             each(
                 make(UNITS, dropout=1.0, recurrent_dropout=0.2),
@@ -558,6 +562,7 @@ def cells() -> Iterable[Case]:
                 masked(L.RNN(make(UNITS, **BOTH), return_sequences=True, zero_output_for_mask=True)),
             ),
             loops=loops,
+            by_night=name in ("GRUCell(reset_after=False)", "SimpleRNNCell"),
         )
     stacked = functools.partial(Case, "RNN of cells", "RNN(StackedRNNCells)")
 
@@ -713,6 +718,7 @@ def convolutional() -> Iterable[Case]:
     ):
         case = functools.partial(Case, "Convolutional LSTM", f"ConvLSTM{rank}D", on=on, loops="Keras")
         yield case("dropout, recurrent_dropout", each(make(3, 2, **BOTH), make(3, 2, dropout=0.3)))
+        case = functools.partial(case, by_night=rank == 1)
         if rank == 3:
             yield case("return_sequences, padding='same'", make(2, 2, padding="same", return_sequences=True, **BOTH))
             continue

@@ -69,7 +69,8 @@ def cases_beside(case: Case) -> tuple[Case, ...]:
     """The cases that are exported together with this one, itself included."""
     if case.whole or case.refused:
         return (case,)
-    group = [c for c in CASES if c.known and (c.group, c.whole, c.refused) == (case.group, False, "")]
+    alike = (case.group, case.by_night, False, "")
+    group = [c for c in CASES if c.known and (c.group, c.by_night, c.whole, c.refused) == alike]
     begin = group.index(case) // _TOGETHER * _TOGETHER
     return tuple(group[begin : begin + _TOGETHER])
 

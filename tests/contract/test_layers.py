@@ -23,7 +23,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "layers.md"
 # The names of the tests say which of the two a processor is: exact with oneDNN, or refused without.
 HERE = [case for case in CASES if case.known and (layer_cases.onednn() or not case.onednn)]
 WITHOUT_ONEDNN = [case for case in CASES if case.known and case.onednn and not layer_cases.onednn()]
-EXACT = [case for case in HERE if not case.refused]
+EXACT = [pytest.param(case, marks=pytest.mark.nightly if case.by_night else ()) for case in HERE if not case.refused]
 REFUSED = [case for case in HERE if case.refused]
 
 
