@@ -1,7 +1,7 @@
 """The contract's rule in stock Keras and nothing else: what every artifact has to equal.
 
-No code of the exporter is used here. Generators are found by watching one eager pass. The passes are one
-``tf.function`` where that is quicker than running Keras' code step by step: the same code, traced.
+No code of the exporter is used here. Generators are found by watching one pass. The passes are one ``tf.function``
+where that is quicker than running Keras' code step by step: the same code, traced.
 """
 
 from __future__ import annotations
@@ -23,24 +23,17 @@ ATOL, RTOL = 1e-5, 1e-4
 1e-7 a step of a recurrence. A wrong mask element moves an output by 1e-2 and more."""
 
 Arrays = list[NDArray[np.generic]]
+Generators = list[tuple[keras.random.SeedGenerator, int]]
+
+# Tracing a recurrent layer takes as long as some 20 of its steps do eagerly.
+STEPS_WORTH_TRACING = 20
 
 
-# Tracing a recurrent layer takes as long as some 30 of its steps do eagerly.
-STEPS_WORTH_TRACING = 30
-
-
-def generators(model: keras.Model, inputs: Arrays) -> list[tuple[keras.random.SeedGenerator, int]]:
+def generators(model: keras.Model, inputs: Arrays) -> Generators:
     """The generators of one forward pass in the order of their first draw, each with how often it draws."""
-    drawn: list[keras.random.SeedGenerator] = []
-    advance = keras.random.SeedGenerator.next
-
-    def watch(self: keras.random.SeedGenerator, *args: object, **kwargs: object) -> object:
-        drawn.append(self)
-        return advance(self, *args, **kwargs)
-
-    with mock.patch.object(keras.random.SeedGenerator, "next", watch):
+    with _watched() as found:
         _forward(model, inputs)
-    return [(g, drawn.count(g)) for g in dict.fromkeys(drawn)]
+    return _counted(found)
 
 
 def samples(
@@ -51,11 +44,12 @@ def samples(
     Generators are found on ``window`` where the model's draws depend on the length of what it is given.
     """
     of_model = _reference(model)
-    with _frozen_normalization(model), _without_masks(model):
-        found = of_model.generators(inputs if window is None else window)
+    with _frozen_normalization(model), _without_masks(model), _as_traced():
+        forward, found = of_model.forward(inputs, count, len(rows))
+        if window is not None:
+            found = of_model.generators(window)
         counts = [draws for _, draws in found]
         per_row = []
-        forward = of_model.forward(inputs, len(rows))
         for b, r in enumerate(rows):
             for i, (generator, _) in enumerate(found):
                 generator.state.assign([seed, _int64(r * sum(counts) + sum(counts[:i]))])
@@ -64,26 +58,61 @@ def samples(
 
 
 class _Reference:
-    """What is known of a model after it was run once: its generators, and its call traced, by the inputs' shapes."""
+    """What is known of a model after it was run once, by its inputs' shapes: its generators, and its call traced."""
 
     def __init__(self, model: keras.Model) -> None:
         self._model = model
-        self._generators: dict[object, list[tuple[keras.random.SeedGenerator, int]]] = {}
+        self._generators: dict[object, Generators] = {}
         self._steps: Counter[object] = Counter()
-        self._traced = tf.function(functools.partial(_forward, model), autograph=False)
+        self._traced: dict[object, tuple[Callable[[Arrays], list[tf.Tensor]], Generators]] = {}
 
-    def generators(self, inputs: Arrays) -> list[tuple[keras.random.SeedGenerator, int]]:
+    def generators(self, inputs: Arrays) -> Generators:
         shapes = tuple(x.shape[1:] for x in inputs)
         if shapes not in self._generators:
             self._generators[shapes] = generators(self._model, [x[:1] for x in inputs])
         return self._generators[shapes]
 
-    def forward(self, inputs: Arrays, rows: int) -> Callable[[Arrays], list[tf.Tensor]]:
-        """The model's call, traced once it has been asked for often enough."""
-        shapes = tuple(x.shape[1:] for x in inputs)
-        self._steps[shapes] += rows * max((x.shape[1] for x in inputs if x.ndim > 1), default=1)
-        traced = self._steps[shapes] > STEPS_WORTH_TRACING
-        return self._traced if traced else functools.partial(_forward, self._model)
+    def forward(self, inputs: Arrays, count: int, rows: int) -> tuple[Callable[[Arrays], list[tf.Tensor]], Generators]:
+        """The model's call on so many samples of a row, traced once that pays, and the generators that draw in it."""
+        specs = tuple(tf.TensorSpec((count, *x.shape[1:]), x.dtype) for x in inputs)
+        self._steps[specs] += rows * max((x.shape[1] for x in inputs if x.ndim > 1), default=1)
+        if self._steps[specs] <= STEPS_WORTH_TRACING:
+            return functools.partial(_forward, self._model), self.generators(inputs)
+        if specs not in self._traced:
+            with _watched() as found:
+                call = tf.function(lambda *given: _forward(self._model, given), autograph=False)
+                concrete = call.get_concrete_function(*specs)
+            self._traced[specs] = lambda given: concrete(*map(tf.constant, given)), _counted(found)
+        return self._traced[specs]
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[list[keras.random.SeedGenerator]]:
+    """A list of the generators that draw while the context is open, one after the other."""
+    drawn: list[keras.random.SeedGenerator] = []
+    advance = keras.random.SeedGenerator.next
+
+    def watch(self: keras.random.SeedGenerator, *args: object, **kwargs: object) -> object:
+        drawn.append(self)
+        return advance(self, *args, **kwargs)
+
+    with mock.patch.object(keras.random.SeedGenerator, "next", watch):
+        yield drawn
+
+
+def _counted(drawn: list[keras.random.SeedGenerator]) -> Generators:
+    return [(g, drawn.count(g)) for g in dict.fromkeys(drawn)]
+
+
+@contextlib.contextmanager
+def _as_traced() -> Iterator[None]:
+    """Run traced calls as they are: to optimise one takes as long as to run it a hundred times."""
+    kept = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **kept})
 
 
 # A few, so that models are let go again; tests use one after another.

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import onnx
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import keepdrop
@@ -17,6 +18,7 @@ import keepdrop_exporter
 from keepdrop_exporter import Report, VerifyError
 from keepdrop_exporter.plan import inputs
 from keepdrop_exporter.plan.draws import make_plan
+from keepdrop_exporter.plan.reference import reference
 from keepdrop_exporter.verification import comparison
 
 
@@ -233,3 +235,25 @@ def test_dynamic_axes_are_alike_where_the_model_needs_it() -> None:
     a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
     lengths = _lengths(keras.Model([a, b], layers.Dropout(0.5)(layers.Concatenate()([a, b]))))
     assert lengths[0][0] == lengths[0][1] != lengths[1][0] == lengths[1][1]
+
+
+def test_models_one_after_another_are_none_of_tensorflows_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    model = keras.Sequential([keras.Input((40,), name="x"), layers.Dropout(0.5)])
+    x = {"x": np.ones((2, 40), np.float32)}
+
+    def called(*, traced: bool) -> None:
+        for _ in range(6):
+            plan = make_plan(model)
+            if traced:
+                reference(plan, x, np.arange(2), 3, 0)
+            else:
+                tf.function(plan.call, autograph=False)([x["x"]])
+
+    tf.get_logger().addHandler(caplog.handler)
+    try:
+        called(traced=True)
+        assert not caplog.records
+        called(traced=False)
+        assert "retracing" in caplog.text
+    finally:
+        tf.get_logger().removeHandler(caplog.handler)

@@ -115,7 +115,17 @@ def _forward(plan: Plan, x: Arrays) -> Callable[[Sequence[Any]], list[tf.Tensor]
 
     rows = len(next(iter(x.values())))
     steps = max((a.shape[1] for a in x.values() if a.ndim > 1), default=1)
-    return tf.function(forward, autograph=False) if rows * steps > _STEPS_WORTH_TRACING else forward
+    if rows * steps <= _STEPS_WORTH_TRACING:
+        return forward
+    traced = tf.function(forward, autograph=False)
+
+    def run(inputs: Sequence[Any]) -> list[tf.Tensor]:
+        tensors = [tf.convert_to_tensor(a) for a in inputs]
+        # Where a function itself is called, TensorFlow (2.21) counts, and warns of models that are traced one by one.
+        found: list[tf.Tensor] = traced.get_concrete_function(tensors)(tensors)
+        return found
+
+    return run
 
 
 def _not_run(plan: Plan, x: Arrays, row: Sequence[NDArray[np.generic]], error: Exception) -> VerifyError:
