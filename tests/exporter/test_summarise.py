@@ -18,7 +18,7 @@ import keepdrop
 import keepdrop_exporter
 from keepdrop.artifact.metadata import CALIBRATION_KEY
 from keepdrop.artifact.properties import numbers_digest, with_properties
-from keepdrop.cli import calibrate
+from keepdrop.cli.calibrate import calibrate
 from keepdrop.replay import check_vectors, worst_of, write_vectors
 from keepdrop_exporter import ExportError, VerifyError, cli
 from keepdrop_exporter.formats import onnx_observation

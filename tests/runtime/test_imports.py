@@ -44,6 +44,7 @@ def of_keepdrop(statement: str) -> set[str]:
 def test_a_prediction_does_not_wait_for_what_files_and_streams_need() -> None:
     others = {"stream", "files", "labelled", "recursion", "scoring"}
     assert of_keepdrop("keepdrop.load, keepdrop.Model, keepdrop.Prediction").isdisjoint({*others, "service", "cli"})
+    assert of_keepdrop("from keepdrop.cli import main").isdisjoint({*others, "service"})
     assert of_keepdrop("keepdrop.Stream, keepdrop.evaluate, keepdrop.rollout, keepdrop.scorer") >= others
 
 

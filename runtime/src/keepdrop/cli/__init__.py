@@ -7,6 +7,7 @@ import errno
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import IO, Any, Optional, Union
 
 import click
@@ -14,18 +15,22 @@ import click
 from keepdrop import __version__
 from keepdrop.errors import ExporterMissing, KeepdropError
 
-from .bench import bench
-from .calibrate import calibrate
-from .evaluate import evaluate
-from .inspect import inspect
 from .interrupts import ending_by_signal
-from .predict import predict
 from .spelling import spelled
-from .stream import stream
-from .vectors import check, vectors
 
 ENTRY_POINT_GROUP = "keepdrop.commands"
 VERB = "keepdrop.verb"
+# The module of each verb. It is imported when the verb is called: what the others need takes longer than a small call.
+VERBS = {
+    "bench": "bench",
+    "calibrate": "calibrate",
+    "check": "vectors",
+    "evaluate": "evaluate",
+    "inspect": "inspect",
+    "predict": "predict",
+    "stream": "stream",
+    "vectors": "vectors",
+}
 EXPORTER_VERBS = {
     "export": "Turn a Keras model into a file that samples.",
     "retrofit": "Set a Keras model's dropout rates and scaling.",
@@ -44,17 +49,20 @@ class Refused(click.ClickException):
 
 
 class Commands(click.Group):
-    """The verbs of the runtime, and those of the exporter, which are loaded only when called."""
+    """The verbs of the runtime and of the exporter, each of which is loaded when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every verb, whether the exporter is installed or not."""
-        return sorted([*super().list_commands(ctx), *EXPORTER_VERBS])
+        return sorted([*VERBS, *EXPORTER_VERBS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Optional[click.Command]:
         """The verb; for the exporter's a stand-in with its one line of help."""
         if cmd_name in EXPORTER_VERBS:
             return click.Command(cmd_name, help=EXPORTER_VERBS[cmd_name])
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"{__name__}.{VERBS[cmd_name]}"), cmd_name)
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -125,7 +133,3 @@ def main() -> None:
     Example:
       keepdrop predict forecaster.onnx windows.npy -o out.npz --interval 0.9
     """
-
-
-for verb in (bench, calibrate, check, evaluate, inspect, predict, stream, vectors):
-    main.add_command(verb)
