@@ -56,6 +56,32 @@ def test_masks_of_a_recurrent_layer(layer: layers.Layer, masks: dict[str, int]) 
     assert {name: arguments.count(name) for name in dict.fromkeys(arguments)} == masks
 
 
+def test_loops_of_keras_own_cells_are_not_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OwnCell(layers.LSTMCell):
+        pass
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise NotImplementedError("traced")
+
+    rates = {"dropout": 0.2, "recurrent_dropout": 0.2}
+    stock = layers.GRU(UNITS, return_sequences=True, name="first", **rates), layers.LSTM(UNITS, name="last", **rates)
+    found = _listed(_plan(*stock))
+    monkeypatch.setattr("keras.src.backend.rnn", refuse)
+    assert _listed(_plan(*stock)) == found
+    with pytest.raises(Refusal, match="traced"):
+        _plan(layers.RNN(OwnCell(UNITS, **rates)))
+
+
+def test_an_activation_that_draws_is_found_in_the_loop() -> None:
+    generator = keras.random.SeedGenerator(1)
+
+    def noisy(x: Any) -> Any:
+        return keras.random.dropout(x, 0.5, seed=generator)
+
+    with pytest.raises(Refusal, match="^layer 'lstm' draws from a generator that no layer owns"):
+        _plan(layers.LSTM(UNITS, activation=noisy, dropout=0.2, name="lstm"))
+
+
 @pytest.mark.parametrize(
     "stack, shape, expected",
     [
