@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from keepdrop import InputError
+from keepdrop.files import targets
 from keepdrop.files.fields import Field
 from keepdrop.files.targets import replacing
 from keepdrop.files.work import kept
@@ -41,6 +43,29 @@ def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, events) -> No
         assert events == []
     assert events[:2] == [("sync", len(CONTENT)), ("rename", len(CONTENT))]
     assert (tmp_path / "out").read_bytes() == CONTENT
+
+
+def test_what_a_killed_run_left_is_written_over(tmp_path) -> None:
+    left = tmp_path / ".out.tmp"
+    left.write_bytes(CONTENT)
+    with replacing(tmp_path / "out", left) as file:
+        file.write(b"short")
+    assert (tmp_path / "out").read_bytes() == b"short" and not left.exists()
+
+
+def test_a_name_that_someone_else_writes_under_is_theirs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(targets.secrets, "token_hex", lambda size: "0" * 2 * size)
+    theirs = tmp_path / ".out.00000000.tmp"
+    theirs.write_bytes(CONTENT)
+    with pytest.raises(InputError, match="cannot write .*File exists"), replacing(tmp_path / "out"):
+        pass
+    assert theirs.read_bytes() == CONTENT and list(tmp_path.iterdir()) == [theirs]
+
+
+def test_one_file_of_rows_is_the_input_and_several_have_their_names(tmp_path) -> None:
+    one, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    assert targets.inputs([one]) == {"the input": one}
+    assert targets.inputs([one, other]) == {f"the input {one}": one, f"the input {other}": other}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a folder cannot be opened there")

@@ -281,6 +281,7 @@ def test_integers_beyond_a_float64_stay_themselves(whole, tmp_path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"k": [big, big + 1]}), tmp_path / "x.parquet")
     assert [row["odd_mean"] for row in answers("predict", whole, tmp_path / "x.parquet")] == [1.0, 0.0]
     assert answers("predict", whole, "-", stdin="k\n3.0\n")[0]["odd_mean"] == 1.0
+    assert cells.integer(f"{2**53}.0") == 2**53
     for cell in ("2.5", "9007199254740994.0e3", str(2**63), ""):
         told = refused("predict", whole, "-", "--columns", "k", stdin=f"k,x\n{cell},1\n")
         assert "line 2, column 'k' " in told and ("is empty" in told or "a whole number that fits int64" in told)

@@ -80,16 +80,18 @@ def replacing(target: Path, temporary: Optional[Path] = None) -> Iterator[IO[byt
     real = Path(os.path.realpath(target))
     beside = temporary or real.with_name(f".{real.name[:80]}.{secrets.token_hex(4)}.tmp")
     try:
-        with _made(beside, real, exclusive=temporary is None) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, real)
+        made = _made(beside, real, exclusive=temporary is None)
+        try:
+            with made as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, real)
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
     except OSError as error:
         raise InputError(f"cannot write {target} ({error}); an older file there is as it was") from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def _made(path: Path, like: Path, exclusive: bool) -> IO[bytes]:
