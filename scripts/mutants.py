@@ -43,7 +43,7 @@ MODULES = {
     "files/outputs.py": ("test_durable", "test_predict_files", "test_predict_table", "test_predict_raw", "test_resume"),
     "files/targets.py": ("test_durable", "test_predict_files", "test_resume"),
     "files/cells.py": ("test_reading", "test_predict_files"),
-    "files/job.py": ("test_predict_files", "test_resume", "test_cli"),
+    "files/job.py": ("test_predict_files", "test_predict_table", "test_resume", "test_cli"),
 }
 # By a part of the line: why a mutant of it is no fault that a test could see.
 EXPLAINED = {

@@ -68,7 +68,7 @@ class Question:
     """
 
     samples: int
-    seed: int = 0
+    seed: int
     levels: tuple[float, ...] = ()
     keep_samples: bool = False
     first_row: int = 0
