@@ -30,7 +30,10 @@ def test_a_stream_says_how_far_it_is(streaming: Path) -> None:
     stream = keepdrop.load(streaming).stream(samples=4, rows=[3, 5])
     stream.push(np.ones((1, 2), np.float32), rows=[5])
     assert repr(stream) == "Stream(y, z, w, 2 rows, 4 samples, 0 to 1 steps seen)"
-    assert "<td>5</td><td>1</td>" in stream._repr_html_()
+    assert "<td>5</td><td>1</td>" in stream._repr_html_() and "more" not in stream._repr_html_()
+    for row in range(10, 23):
+        stream.add(row)
+    assert "<p>and 5 rows more</p>" in stream._repr_html_()
 
 
 def test_a_prediction_as_columns(one: Path, x: np.ndarray) -> None:
