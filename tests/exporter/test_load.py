@@ -324,6 +324,19 @@ def test_weights_beyond_an_onnx_file_are_counted_before_they_are_read(
     refuses(path, ["786,432 numbers of 4 bytes, 0.0 GiB", "--format savedmodel"])
 
 
+def test_a_heap_that_hdf5_would_read_for_ever(tmp_path: Path, refuses: Callable[..., None]) -> None:
+    path = tmp_path / "m.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["keras_version"] = "2.15.0"  # a text of any length: it lies in a global heap
+    content = bytearray(path.read_bytes())
+    objects = content.index(b"GCOL") + 16
+    assert content[objects : objects + 2] == b"\x01\0" and b"2.15.0" in content[objects:]
+    assert not hdf5._is_endless(path)
+    content[objects : objects + 16] = bytes(16)
+    path.write_bytes(content)
+    refuses(path, "it is damaged (HDF5 would read its texts for ever); fetch or save it again")
+
+
 def test_names_that_are_no_text(tmp_path: Path, refuses: Callable[..., None]) -> None:
     refuses(_renamed(b"\xff\xfense")(tmp_path), ["it is damaged"])
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +60,8 @@ def hdf5(path: Path, given: Path | None = None) -> Iterator[h5py.File]:
         ) from error
     try:
         with file:
+            if _is_endless(path):
+                raise LoadError(f"{given}: it is damaged (HDF5 would read its texts for ever); fetch or save it again")
             _Judge(given).group(file)
             yield file
     except LoadError:
@@ -65,6 +69,27 @@ def hdf5(path: Path, given: Path | None = None) -> Iterator[h5py.File]:
     # For what lies damaged within h5py 3.14 raises a dozen kinds, UnicodeDecodeError and MemoryError among them.
     except Exception as error:
         raise LoadError(f"{given}: it is damaged ({plain(error)}); fetch or save it again") from error
+
+
+# How a collection of a global heap begins (HDF5 File Format Specification, III.E): the signature and version 1.
+_HEAP = b"GCOL\x01\0\0\0"
+_HEADER = 16
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether a heap of texts has free space of no length, which libhdf5 (1.14) never leaves when it reads one."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        begin = content.find(_HEAP)
+        while begin >= 0:
+            end = min(begin + int.from_bytes(content[begin + 8 : begin + _HEADER], "little"), len(content))
+            at = begin + _HEADER
+            while at + _HEADER <= end:
+                index, length = struct.unpack_from("<HxxxxxxQ", content, at)
+                if not index and not length:
+                    return True
+                at += _HEADER + -(-length // 8) * 8 if index else length
+            begin = content.find(_HEAP, begin + 1)
+    return False
 
 
 class _Judge:
