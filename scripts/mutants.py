@@ -41,7 +41,7 @@ MODULES = {
     "stream/saved_stream.py": ("test_stream", "test_stream_command"),
     "files/work.py": ("test_durable", "test_predict_files", "test_resume"),
     "files/outputs.py": ("test_durable", "test_predict_files", "test_predict_table", "test_predict_raw", "test_resume"),
-    "files/targets.py": ("test_durable", "test_predict_files", "test_resume"),
+    "files/targets.py": ("test_durable", "test_reading", "test_predict_files", "test_resume"),
     "files/cells.py": ("test_reading", "test_predict_files"),
     "files/job.py": ("test_predict_files", "test_predict_table", "test_resume", "test_cli"),
 }

@@ -117,6 +117,8 @@ def test_a_horizon_long_wide_and_from_now_on(raw: Path, tmp_path: Path) -> None:
     assert now["time"].tolist() == (HOURS[-1] + np.arange(1, 4) * np.timedelta64(1, "h")).tolist()
     assert now["temp_samples"].shape == (5, 1, 3)
     np.testing.assert_allclose(now["temp_mean"], now["temp_samples"].mean(axis=0)[0])
+    run("predict", artifact, raw, "-o", tmp_path / "figures.npz", "--last")
+    assert set(now) - set(np.load(tmp_path / "figures.npz")) == {"temp_samples"}
 
 
 def test_parts_and_resumed_runs_are_the_whole(artifact: Path, raw: Path, tmp_path: Path) -> None:
