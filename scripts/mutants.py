@@ -43,7 +43,7 @@ MODULES = {
     "files/outputs.py": ("test_durable", "test_predict_files", "test_predict_table", "test_predict_raw", "test_resume"),
     "files/targets.py": ("test_durable", "test_reading", "test_predict_files", "test_resume"),
     "files/cells.py": ("test_reading", "test_predict_files"),
-    "files/job.py": ("test_predict_files", "test_predict_table", "test_resume", "test_cli"),
+    "files/job.py": ("test_predict_files", "test_predict_table", "test_predict_raw", "test_resume", "test_cli"),
 }
 # By a part of the line: why a mutant of it is no fault that a test could see.
 EXPLAINED = {
@@ -63,6 +63,8 @@ EXPLAINED = {
     "RUN_SECONDS =": "only moves the time",
     "PIECE = 1 <<": "only moves the time",
     "step = max(1, PIECE": "only moves time and memory",
+    "row_bytes = BYTES_AN_ELEMENT": "an estimate",
+    "by_time = PIECE_SECONDS": "only moves the time",
     "(diverged > 0)": "it is a number of steps, 0 for none",
     "write_through=True": "detaching writes what is left",
     "CHUNK = 1 <<": "only moves the time",

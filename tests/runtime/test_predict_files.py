@@ -19,6 +19,8 @@ import keepdrop
 from keepdrop import cli
 from keepdrop.artifact.metadata import Tensor
 from keepdrop.files import sources, work
+from keepdrop.files.fields import Field, N
+from keepdrop.files.job import _spread
 
 STEPS = 4
 
@@ -555,3 +557,12 @@ def test_options_that_exclude_each_other(classes, x, tmp_path) -> None:
     assert "depends on timing" in refused(*arguments, "--deadline-ms", 5, "--resume")
     assert "is not in the range x>0" in call(*arguments, "--standard-error", -1, code=2).stderr
     assert "2 is not between 0 and 1" in call(*arguments, "--decide", 0.5, "--confidence", 2, code=2).stderr
+
+
+def test_what_stands_for_rows_without_an_answer() -> None:
+    """No sample was drawn of them, and no class or text is theirs."""
+    answered = np.array([False, True])
+    figures = {Field(None, N): np.array([7]), Field("y", "top"): np.array([2]), Field("y", "mean"): np.array([0.5])}
+    found = {field.statistic: _spread(values, answered, field).tolist() for field, values in figures.items()}
+    assert found["n"] == [0, 7] and found["top"] == [-1, 2]
+    assert np.isnan(found["mean"][0]) and found["mean"][1] == 0.5
