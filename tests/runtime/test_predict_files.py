@@ -200,15 +200,17 @@ def test_a_large_file_is_never_in_memory_as_a_whole(one, tmp_path, monkeypatch) 
     del x
     monkeypatch.setattr(work, "IN_MEMORY", 1 << 16)
     call("predict", one, tmp_path / "x.npz", "-o", tmp_path / "warm.npz", "--rows", ":10")
-    tracemalloc.start()
-    try:
-        call("predict", one, tmp_path / "x.npz", "-o", tmp_path / "out.npz", "--samples", 2, "--batch", 4096)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peaks = []
+    for _ in range(2):  # what threads of other tests do meanwhile is traced too
+        tracemalloc.start()
+        try:
+            call("predict", one, tmp_path / "x.npz", "-o", tmp_path / "out.npz", "--samples", 2, "--batch", 4096)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
     assert (tmp_path / "out.npz").stat().st_size > size
     # The archive's buffers are about 1 MiB, a piece of 4096 rows is 49 KiB of inputs.
-    assert peak < 1.75e6 < size
+    assert min(peaks) < 1.75e6 < size
 
 
 # -- rows and windows of tables
