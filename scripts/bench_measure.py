@@ -35,7 +35,7 @@ from bench_cases import (
     streaming_artifact,
 )
 from bench_graphs import Deterministic, Floor, Generator
-from bench_timing import Contestant, Effort, Times, race, ratio, spread
+from bench_timing import Contestant, Effort, Spread, Times, race, ratio, spread
 
 Json = dict[str, Any]
 
@@ -191,14 +191,8 @@ def threads_pay(threads: int, effort: Effort, folder: Path) -> list[Json]:
         path = artifact(base, build_model(base), folder)
         runs = {str(n): by.sampler(path, case, data(case), n) for n in (1, threads)}
         times = race([Contestant(name, run) for name, run in runs.items()], effort)
-        value = ratio(times[str(threads)], times["1"])
-        found.append(
-            {
-                "name": f"{case.steps}x{samples}x{case.features}x{case.units}",
-                "milliseconds": {name: spread(values).as_json() for name, values in times.items()},
-                "ratio": {**value.as_json(), **_target(value.median, THREADS_TARGET, most=True)},
-            }
-        )
+        name = f"{case.steps}x{samples}x{case.features}x{case.units}"
+        found.append(_compared(name, times, ratio(times[str(threads)], times["1"]), THREADS_TARGET))
     return found
 
 
@@ -208,15 +202,17 @@ def one_thread(effort: Effort, folder: Path) -> list[Json]:
     for case in ON_ONE_THREAD:
         mine = by.sampler(artifact(case, build_model(case), folder), case, data(case), 1)
         times = race([Contestant("keepdrop", mine), Contestant(FLOOR, Floor(case, 1, folder).run)], effort)
-        value = ratio(times["keepdrop"], times[FLOOR])
-        found.append(
-            {
-                "name": case.name,
-                "milliseconds": {name: spread(values).as_json() for name, values in times.items()},
-                "ratio": {**value.as_json(), **_target(value.median, FLOOR_TARGET, most=True)},
-            }
-        )
+        found.append(_compared(case.name, times, ratio(times["keepdrop"], times[FLOOR]), FLOOR_TARGET))
     return found
+
+
+def _compared(name: str, times: Times, value: Spread, target: float) -> Json:
+    """Contestants' times and a ratio of two of them, which may be the target at most."""
+    return {
+        "name": name,
+        "milliseconds": {contestant: spread(values).as_json() for contestant, values in times.items()},
+        "ratio": {**value.as_json(), **_target(value.median, target, most=True)},
+    }
 
 
 def _race_sizes(runs: dict[int, Callable[[], Any]], effort: Effort) -> Times:

@@ -125,11 +125,18 @@ def _series(series: Json) -> str:
 
 
 def _one_thread(cases: list[Json]) -> str:
-    rows = [
-        [case["name"], *map(_spread, case["milliseconds"].values()), _ratio(case["ratio"], most=True)] for case in cases
-    ]
     heading = ["case", "keepdrop, ms", "bare products, ms", "keepdrop / products"]
-    return "\n\n".join(["### One thread against the bare products", _table(heading, rows)])
+    return "\n\n".join(["### One thread against the bare products", _compared(heading, cases)])
+
+
+def _compared(heading: list[str], cases: list[Json]) -> str:
+    return _table(
+        heading,
+        (
+            [case["name"], *map(_spread, case["milliseconds"].values()), _ratio(case["ratio"], most=True)]
+            for case in cases
+        ),
+    )
 
 
 def _own_python(own: Json) -> str:
@@ -145,13 +152,10 @@ def _own_python(own: Json) -> str:
 
 def _threads_pay(cases: list[Json]) -> str:
     most = list(cases[0]["milliseconds"])[-1]
-    rows = [
-        [case["name"], *map(_spread, case["milliseconds"].values()), _ratio(case["ratio"], most=True)] for case in cases
-    ]
     return "\n\n".join(
         [
             "### Threads, where they pay and where they would not (LSTM, one row)",
-            _table(["case", "at most 1 thread, ms", f"at most {most}, ms", f"at most {most} / 1"], rows),
+            _compared(["case", "at most 1 thread, ms", f"at most {most}, ms", f"at most {most} / 1"], cases),
         ]
     )
 

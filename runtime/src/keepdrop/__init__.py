@@ -69,8 +69,7 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(import_module(_LATER[name]), name)
-    return globals()[name]
+    return getattr(import_module(_LATER[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,7 @@ from keepdrop.calibration.record import Calibration
 from keepdrop.run.device import available_threads
 from keepdrop.run.engine import BYTES_SUMMARISED, MAX_BLOCK, Engine, Progress
 from keepdrop.run.memory import Budget, parsed
-from keepdrop.run.request import Asked, Request, check, integer
+from keepdrop.run.request import Asked, Request, check, integer, number_of_samples
 from keepdrop.run.session import AnySession, Session, Source
 from keepdrop.run.stored import refuse_other_calibration, stored_calibration, stored_table
 from keepdrop.table import Table, fitted
@@ -349,7 +349,7 @@ class Model(Generic[Samples, Answers]):
                 "the artifact does not say what columns mean; give table=keepdrop.Table(...), or export it with one"
             )
         levels = (interval,) if isinstance(interval, (int, float)) else tuple(interval)
-        count = integer("samples", self.metadata.default_samples if samples is None else samples, least=1)
+        count = number_of_samples(self.metadata, samples)
         return answered(self, self._heads, declared, frame, levels, count, integer("seed", seed), last, wide)
 
     def stream(

@@ -37,7 +37,7 @@ from .files.sources import Choice, Source, source_of
 from .files.truths import readings_within
 from .model import Model, load
 from .run import session
-from .run.request import integer
+from .run.request import integer, number_of_samples
 from .table import Table, fitted, otherwise
 from .table.parts import HOLD, REFUSE, parsed_rule
 
@@ -131,7 +131,7 @@ def scorer(
     """
     model = artifact if isinstance(artifact, Model) else load(artifact, threads=1)
     question = Question(
-        samples=integer("samples", model.metadata.default_samples if samples is None else samples, least=1),
+        samples=number_of_samples(model.metadata, samples),
         seed=seed,
         levels=_several(interval),
         heads=heads,

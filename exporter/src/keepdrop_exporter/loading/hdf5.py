@@ -61,7 +61,7 @@ def hdf5(path: Path, given: Path | None = None) -> Iterator[h5py.File]:
     try:
         with file:
             if _is_endless(path):
-                raise LoadError(f"{given}: it is damaged (HDF5 would read its texts for ever); fetch or save it again")
+                raise ValueError("HDF5 would read its texts for ever")
             _Judge(given).group(file)
             yield file
     except LoadError:

@@ -241,12 +241,16 @@ def failing_layer(error: BaseException) -> keras.Layer | None:
     return layer
 
 
+STOCK_CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
+"""Keras' own recurrent cells, and what ONNX calls them."""
+
+
 def is_stock_loop(layer: keras.layers.RNN) -> bool:
     """Whether the time loop that is about to run is over one of Keras' own cells and was asked for by ``RNN.call``.
 
     The layer itself may be of a subclass; the cell's activations may be anyone's.
     """
-    if type(layer.cell) not in (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell):
+    if type(layer.cell) not in STOCK_CELLS:
         return False
     frame: Any = sys._getframe(1)
     while frame is not None and not isinstance(frame.f_locals.get("self"), keras.layers.RNN):

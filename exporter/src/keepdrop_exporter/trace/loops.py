@@ -24,8 +24,6 @@ from keepdrop_exporter.plan import keras_hooks
 from . import axes
 from .recurrence import PREFIX, Recurrence
 
-_CELLS = {keras.layers.LSTMCell: "LSTM", keras.layers.GRUCell: "GRU", keras.layers.SimpleRNNCell: "RNN"}
-
 # Keras' activations that ONNX has an operator for, or a composition of few.
 _ACTIVATIONS = {
     getattr(keras.activations, name): name
@@ -290,7 +288,7 @@ def _empty(recurrence: Recurrence, steps: int | None) -> list[tf.Tensor]:
 
 def _describe(name: str, layer: keras.layers.RNN, shared: bool, masked: bool) -> Recurrence:
     cell = layer.cell
-    kind = _CELLS[type(cell)]
+    kind = keras_hooks.STOCK_CELLS[type(cell)]
     with tf.init_scope():
         kernel, recurrent_kernel = cell.kernel.numpy(), cell.recurrent_kernel.numpy()
         bias = cell.bias.numpy() if cell.use_bias else np.zeros(kernel.shape[1], np.float32)

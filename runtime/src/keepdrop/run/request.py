@@ -174,7 +174,7 @@ def _with_axis(metadata: Metadata, arrays: Mapping[str, NDArray[Any]]) -> dict[s
 def _samples(metadata: Metadata, with_axis: Mapping[str, NDArray[Any]], samples: Optional[int]) -> int:
     """How many samples are asked for: as many as the inputs have that come with one for each."""
     if not with_axis or samples is not None:
-        samples = integer("samples", metadata.default_samples if samples is None else samples, least=1)
+        samples = number_of_samples(metadata, samples)
         if not with_axis:
             return samples
     lengths = {name: len(array) for name, array in with_axis.items()}
@@ -186,6 +186,11 @@ def _samples(metadata: Metadata, with_axis: Mapping[str, NDArray[Any]], samples:
             "more, or [batch, ...], the same for all"
         )
     return wanted.pop()
+
+
+def number_of_samples(metadata: Metadata, samples: Optional[int]) -> int:
+    """How many samples are meant, where None is as many as the artifact says; InputError unless it is 1 or more."""
+    return integer("samples", metadata.default_samples if samples is None else samples, least=1)
 
 
 def check_readings(

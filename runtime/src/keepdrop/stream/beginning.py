@@ -13,7 +13,7 @@ from keepdrop.calibration.record import Calibration
 from keepdrop.errors import InputError
 from keepdrop.run.engine import Engine
 from keepdrop.run.memory import Budget
-from keepdrop.run.request import integer, row_ids
+from keepdrop.run.request import integer, number_of_samples, row_ids
 from keepdrop.run.session import AnySession
 from keepdrop.table import Table
 from keepdrop.table.parts import MOST_LINES
@@ -64,7 +64,7 @@ def checked_drawn(metadata: Metadata, samples: Optional[int], seed: int, first_s
     return Drawn(
         integer("seed", seed),
         integer("first_sample", first_sample, least=0),
-        integer("samples", metadata.default_samples if samples is None else samples, least=1),
+        number_of_samples(metadata, samples),
     )
 
 
@@ -79,7 +79,7 @@ def learning_of(
     return None if calibration is None else Learning(calibration, once, ahead)
 
 
-def beginning(
+def fresh(
     identity: Identity, budget: Budget, drawn: Drawn, steps: Steps, learning: Optional[Learning], rows: ArrayLike
 ) -> SavedStream:
     """A stream before its first step; InputError where a row is named twice, TooLarge where they do not fit."""

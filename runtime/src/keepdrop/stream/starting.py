@@ -14,7 +14,7 @@ from keepdrop.run.memory import Budget
 from keepdrop.run.session import AnySession
 from keepdrop.table import Table
 
-from .beginning import beginning, checked_drawn, known_window, learning_of, steps_of
+from .beginning import checked_drawn, fresh, known_window, learning_of, steps_of
 from .learning import Learning
 from .saved_stream import Identity, OnNewArtifact, Saved, SavedStream, StreamFile
 from .steps import Drawn, Steps
@@ -46,7 +46,7 @@ class Starting(Generic[Answers]):
         if window is None and self.table is not None:
             window = self._free(self.table.window)
         steps, learning = self._parts(drawn, window, ahead)
-        return self._stream(beginning(self._identity(), self.budget, drawn, steps, learning, rows), steps, learning)
+        return self._stream(fresh(self._identity(), self.budget, drawn, steps, learning, rows), steps, learning)
 
     def resumed(self, data: Saved, on_new_artifact: OnNewArtifact, ahead: Optional[int]) -> Stream[Answers]:
         """The stream that was saved."""
